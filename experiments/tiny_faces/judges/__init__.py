@@ -1,0 +1,1 @@
+"""The trainings of the judges of the tiny_faces world."""

@@ -1,0 +1,261 @@
+"""K sliders on one frozen UNet, run under a matrix of scales or folded into its weights."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from slider_lightning.adapters.slider import Slider, StackedPairs
+from slider_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Term:
+    """The active sliders of one kind on a layer, and their strengths for every sample (batch, ranks)."""
+
+    kind: type[Slider]
+    sliders: tuple[Slider, ...]
+    strengths: Tensor
+
+
+class _ScalePlan:
+    """What a scale matrix asks for, worked out before a forward runs, so that none waits for the device.
+
+    Args:
+        sliders: all K sliders.
+        scales: (batch, K), CPU, fp32.
+        groups: the sets of sliders that share a layer, as their column numbers.
+        device: where the strengths are needed.
+    """
+
+    def __init__(
+        self,
+        sliders: Sequence[Slider],
+        scales: Tensor,
+        groups: Iterable[tuple[int, ...]],
+        device: torch.device,
+    ) -> None:
+        self.batch = scales.shape[0]
+        self._sliders = sliders
+        self._scales = scales
+        self._device = device
+        active = frozenset((scales != 0).any(dim=0).nonzero().flatten().tolist())
+        self.terms = {group: self._group_terms([k for k in group if k in active]) for group in groups}
+
+    def _group_terms(self, columns: Sequence[int]) -> list[_Term]:
+        """The products to add on a layer that the sliders `columns` adapt, one for each kind of slider."""
+        kinds = dict.fromkeys(type(self._sliders[k]) for k in columns)
+        return [self._term(kind, [k for k in columns if type(self._sliders[k]) is kind]) for kind in kinds]
+
+    def _term(self, kind: type[Slider], columns: Sequence[int]) -> _Term:
+        sliders = tuple(self._sliders[k] for k in columns)
+        return _Term(kind, sliders, kind.strengths(sliders, self._scales[:, columns]).to(self._device))
+
+
+class SliderBank(nn.Module):
+    """Sliders hung on a frozen UNet by forward hooks: its modules' names and state dict stay what they were.
+
+    The bank's parameters are the sliders' and nothing else. Forwards outside `scales` are the bare UNet's.
+    Ranks and layer sets may differ between sliders: on a layer the active ones run as one low-rank product.
+    Weights are cast to the dtype of the layer's input, the masters stay fp32. The UNet's own gradient
+    checkpointing works: a recomputed block sees the scales its first run saw. As a context manager the bank
+    takes itself off the UNet at the end.
+
+    Args:
+        unet: the frozen UNet.
+        sliders: the K sliders, in the order of the columns of a scale matrix.
+
+    Raises:
+        InputError: if a slider does not fit the UNet.
+    """
+
+    def __init__(self, unet: nn.Module, sliders: Sequence[Slider]) -> None:
+        super().__init__()
+        for slider in sliders:
+            slider.check_fits(unet)
+        self.sliders = nn.ModuleList(sliders)
+        held = [frozenset(slider.layer_paths) for slider in sliders]
+        # A plain dict: as registered modules the UNet's layers would enter the bank's parameters.
+        adapted = frozenset().union(*held)
+        self._layers = {path: layer for path, layer in unet.named_modules() if path in adapted}
+        self._holders = {path: tuple(k for k, h in enumerate(held) if path in h) for path in self._layers}
+        self._groups = frozenset(self._holders.values())
+        self._checkpointing = [m for m in unet.modules() if hasattr(m, "gradient_checkpointing")]
+        self._handles: list[RemovableHandle] = []
+        self._plan: _ScalePlan | None = None
+        self._stacks: dict[tuple[str, type[Slider]], tuple[Any, StackedPairs]] = {}
+        self.attach()
+
+    def attach(self) -> None:
+        """Hang the sliders on the UNet; a new bank is attached."""
+        if not self._handles:
+            self._handles = [
+                layer.register_forward_hook(partial(self._add_delta, path)) for path, layer in self._layers.items()
+            ]
+
+    def detach(self) -> None:
+        """Take the sliders off the UNet, which then carries no trace of them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._stacks.clear()
+
+    def __enter__(self) -> "SliderBank":
+        self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    @contextmanager
+    def scales(self, slider_scales: Float[Tensor, "batch sliders"] | Sequence[Sequence[float]]) -> Iterator[None]:
+        """Run the forwards inside with row i of `slider_scales` on sample i.
+
+        A column of zeros computes nothing, a matrix of zeros leaves the bare UNet. That is decided here: the
+        forwards inside never wait for the device.
+
+        Args:
+            slider_scales: (batch, K), one row per sample of every forward inside; finite, 0 is off.
+
+        Raises:
+            InputError: if there is not one finite column per slider, or a forward inside has another batch.
+            RuntimeError: if the bank is detached.
+        """
+        if not self._handles and self._layers:
+            raise RuntimeError("Expected a bank attached to its UNet, but it is detached; call attach().")
+        scales = self._checked(slider_scales, "batch x sliders", dims=2)
+        with self._running(self._plan_for(scales) if bool(scales.any()) else None):
+            yield
+
+    @contextmanager
+    def folded(self, row: Float[Tensor, " sliders"] | Sequence[float]) -> Iterator[None]:
+        """Fold W = W0 + sum_i scale_i dW_i (eq. 5) into the UNet, and take it out again bit for bit.
+
+        The sum is taken in fp32 and rounded once to the weight's dtype. The originals are kept until the end,
+        which costs the memory of the adapted layers; they come back on exceptions too.
+
+        Args:
+            row: (K,), the scales shared by every sample of the forwards inside.
+
+        Raises:
+            InputError: if there is not one finite scale per slider.
+        """
+        scales = self._checked(row, "sliders", dims=1).tolist()
+        originals: dict[str, Tensor] = {}
+        try:
+            for path, layer in self._layers.items():
+                active = [k for k in self._holders[path] if scales[k] != 0]
+                if active:
+                    originals[path] = _weight(layer).detach().clone()
+                    self._fold_layer(path, {k: scales[k] for k in active})
+            yield
+        finally:
+            with torch.no_grad():
+                for path, original in originals.items():
+                    _weight(self._layers[path]).copy_(original)
+
+    @torch.no_grad()
+    def _fold_layer(self, path: str, scales: dict[int, float]) -> None:
+        weight, sliders = _weight(self._layers[path]), self._slider_list()
+        folded = weight.float()
+        for k, scale in scales.items():
+            folded = folded + scale * sliders[k].delta_weight(path).to(weight.device)
+        weight.copy_(folded)
+
+    def _slider_list(self) -> list[Slider]:
+        return list(self.sliders)  # type: ignore[arg-type]
+
+    def _plan_for(self, scales: Tensor) -> _ScalePlan:
+        device = _weight(next(iter(self._layers.values()))).device
+        return _ScalePlan(self._slider_list(), scales, self._groups, device)
+
+    def _checked(self, scales: Tensor | Sequence[Any], shape: str, dims: int) -> Tensor:
+        """Scales as a CPU fp32 tensor of `dims` dimensions with one finite value per slider in the last."""
+        count = len(self.sliders)
+        try:
+            tensor = torch.as_tensor(scales).detach().to("cpu", torch.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Expected slider scales as numbers ({shape}), but got {scales!r}.") from error
+        if tensor.ndim != dims or tensor.shape[-1] != count:
+            raise InputError(
+                f"Expected slider scales ({shape}) for {count} sliders, but got shape {tuple(tensor.shape)}; "
+                "give one column per slider."
+            )
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"Expected finite slider scales, but got {tensor.tolist()}.")
+        return tensor
+
+    def _add_delta(self, path: str, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        plan = self._plan
+        if plan is None:
+            return None
+        x = args[0]
+        if x.shape[0] != plan.batch:
+            raise InputError(
+                f"Expected one row of slider scales per sample, but the forward has {x.shape[0]} samples and "
+                f"the scales {plan.batch} rows; repeat or cut the rows."
+            )
+        for term in plan.terms[self._holders[path]]:
+            delta = self._stacked(path, term, x).delta(layer, x, term.strengths.to(x.device))
+            output = output + delta.to(output.dtype)
+        return output
+
+    def _stacked(self, path: str, term: _Term, x: Tensor) -> StackedPairs:
+        """The stacked weights of a term; without gradients they are kept until a master weight changes."""
+        if torch.is_grad_enabled():
+            return term.kind.stack(term.sliders, path, x)
+        masters = [parameter for slider in term.sliders for parameter in slider.adapter(path).parameters()]
+        state = (term.sliders, x.dtype, x.device, [_state(parameter) for parameter in masters])
+        kept = self._stacks.get((path, term.kind))
+        if kept is None or kept[0] != state:
+            kept = self._stacks[path, term.kind] = (state, term.kind.stack(term.sliders, path, x))
+        return kept[1]
+
+    @contextmanager
+    def _running(self, plan: _ScalePlan | None) -> Iterator[None]:
+        """Set the plan for the forwards inside, and tie the blocks they checkpoint to it.
+
+        A checkpointed block runs again in the backward pass, when this context is left, and must then see the
+        same plan.
+        """
+        outer_plan = self._plan
+        blocks: list[Any] = [block for block in self._checkpointing if block.gradient_checkpointing]
+        originals = [block._gradient_checkpointing_func for block in blocks]
+        self._plan = plan
+        for block, original in zip(blocks, originals, strict=True):
+            block._gradient_checkpointing_func = partial(self._checkpoint, plan, original)
+        try:
+            yield
+        finally:
+            self._plan = outer_plan
+            for block, original in zip(blocks, originals, strict=True):
+                block._gradient_checkpointing_func = original
+
+    def _checkpoint(
+        self, plan: _ScalePlan | None, checkpoint: Callable[..., Any], block: Callable[..., Any], *args: Any
+    ) -> Any:
+        def block_under_plan(*inputs: Any) -> Any:
+            with self._running(plan):
+                return block(*inputs)
+
+        return checkpoint(block_under_plan, *args)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _state(parameter: Tensor) -> tuple[int, int]:
+    """Changes whenever the parameter's values do: by an in-place write, or by new storage."""
+    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version

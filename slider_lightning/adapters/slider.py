@@ -1,0 +1,186 @@
+"""One slider: a low-rank change of the weights of a frozen UNet.
+
+        x --- W0 (frozen) ------------------------------- + --- y     W = W0 + slider_scale * scaling * B A
+         \\                                               /
+          --- A lora_down --- * slider_scale * scaling --- B lora_up     scaling = alpha / rank (eq. 5)
+
+A keeps the kernel, stride and padding of a convolution, B is 1x1. B starts at zero: a new slider is a no-op.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slider_lightning.adapters.layers import adapted_layers, check_layer_set, layer_key
+from slider_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Size, strength and place of a low-rank adapter; the defaults are the paper's.
+
+    Args:
+        rank: rows of lora_down, at least 1.
+        alpha: LoRA alpha, above 0; the delta is scaled by alpha / rank.
+        layers: one of `LAYER_SETS`.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    rank: int = 4
+    alpha: float = 1.0
+    layers: str = "noxattn"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rank, int) or self.rank < 1:
+            raise InputError(f"Expected adapter rank to be a whole number above 0, but got {self.rank!r}; try 4.")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise InputError(f"Expected adapter alpha to be above 0, but got {self.alpha!r}; try 1.0.")
+        check_layer_set(self.layers)
+
+
+class LowRankPair(nn.Module):
+    """The fp32 master weights of one layer's adapter.
+
+    Args:
+        lora_down: A, (rank, in) for a Linear, (rank, in, kernel, kernel) for a Conv2d.
+        lora_up: B, (out, rank) for a Linear, (out, rank, 1, 1) for a Conv2d.
+    """
+
+    def __init__(self, lora_down: Tensor, lora_up: Tensor) -> None:
+        super().__init__()
+        self.lora_down = nn.Parameter(lora_down)
+        self.lora_up = nn.Parameter(lora_up)
+
+    def product(self) -> Tensor:
+        """B A in the shape of the layer's weight, fp32."""
+        down, up = self.lora_down, self.lora_up
+        return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
+
+
+@dataclass(frozen=True)
+class StackedPairs:
+    """The adapters of several sliders on one layer as one low-rank product of the summed rank.
+
+    Args:
+        lora_down: (ranks, in, ...), the lora_down of all sliders below each other.
+        lora_up: (out, ranks, ...), their lora_up side by side.
+    """
+
+    lora_down: Tensor
+    lora_up: Tensor
+
+    def delta(self, layer: nn.Module, x: Tensor, strengths: Float[Tensor, "batch ranks"]) -> Tensor:
+        """What the sliders add to the layer's output for input `x`, each sample with its own strengths."""
+        if isinstance(layer, nn.Conv2d):
+            hidden = F.conv2d(x, self.lora_down, None, layer.stride, layer.padding, layer.dilation)
+            return F.conv2d(_scaled(hidden, strengths[:, :, None, None]), self.lora_up)
+        hidden = F.linear(x, self.lora_down)
+        per_sample = strengths.reshape(x.shape[0], *[1] * (x.ndim - 2), -1)
+        return F.linear(_scaled(hidden, per_sample), self.lora_up)
+
+
+def _scaled(hidden: Tensor, strengths: Tensor) -> Tensor:
+    # The product is taken in fp32: a scale rounded to bf16 would be off by up to 0.4 %.
+    return (hidden * strengths).to(hidden.dtype)
+
+
+class Slider(nn.Module):
+    """A low-rank adapter for a set of layers of one UNet, held apart from it.
+
+    A `SliderBank` runs it. What the bank needs of a slider is `layer_paths`, `check_fits`, `adapter`,
+    `delta_weight`, `stack` and `strengths`; another kind of slider offers the same.
+
+    Args:
+        unet: the UNet to adapt; read for its layers' shapes and device, never changed.
+        config: rank, alpha and layer set.
+        seed: of the initial lora_down. The global random state is neither read nor moved.
+
+    Raises:
+        InputError: if the UNet has no layers of the set.
+    """
+
+    def __init__(self, unet: nn.Module, config: AdapterConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        layers = adapted_layers(unet, config.layers)
+        self._hold({path: _new_pair(layer, config.rank, generator) for path, layer in layers.items()}, config)
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, tuple[Tensor, Tensor]], config: AdapterConfig) -> "Slider":
+        """A slider from diffusers path to (lora_down, lora_up), as `LowRankPair` takes them."""
+        slider = cls.__new__(cls)
+        nn.Module.__init__(slider)
+        pairs = {path: LowRankPair(down.float(), up.float()) for path, (down, up) in weights.items()}
+        slider._hold(pairs, config)
+        return slider
+
+    def _hold(self, pairs: Mapping[str, LowRankPair], config: AdapterConfig) -> None:
+        self.config = config
+        self.layer_paths = tuple(pairs)
+        for path, pair in pairs.items():
+            self.add_module(layer_key(path), pair)
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank."""
+        return self.config.alpha / self.config.rank
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def adapter(self, path: str) -> LowRankPair:
+        """The master weights for the layer at a diffusers path; AttributeError where the slider has none."""
+        pair = self.get_submodule(layer_key(path))
+        assert isinstance(pair, LowRankPair)
+        return pair
+
+    def delta_weight(self, path: str) -> Tensor:
+        """scaling * B A: what slider_scale 1 adds to the weight of the layer at `path`, in its shape, fp32."""
+        return self.scaling * self.adapter(path).product()
+
+    def check_fits(self, unet: nn.Module) -> None:
+        """Raise InputError, naming the first layer that is missing or shaped otherwise, if any."""
+        layers = dict(unet.named_modules())
+        for path in self.layer_paths:
+            pair, layer = self.adapter(path), layers.get(path)
+            expected = (pair.lora_up.shape[0], *pair.lora_down.shape[1:])
+            found = tuple(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else None
+            if found != expected:
+                raise InputError(
+                    f"Expected layer {path} of the UNet to have a weight of shape {expected}, but it has "
+                    f"{found or 'no such layer'}; use the slider with the model it was trained for."
+                )
+
+    @staticmethod
+    def stack(sliders: Sequence["Slider"], path: str, like: Tensor) -> StackedPairs:
+        """The adapters of `sliders` on one layer as one product, in the dtype and on the device of `like`."""
+        pairs = [slider.adapter(path) for slider in sliders]
+        down = [pair.lora_down.to(like.device, like.dtype) for pair in pairs]
+        up = [pair.lora_up.to(like.device, like.dtype) for pair in pairs]
+        if len(pairs) == 1:
+            return StackedPairs(down[0], up[0])
+        return StackedPairs(torch.cat(down), torch.cat(up, dim=1))
+
+    @staticmethod
+    def strengths(sliders: Sequence["Slider"], scales: Float[Tensor, "batch sliders"]) -> Float[Tensor, "batch ranks"]:
+        """slider_scale * scaling for every row of the stacked lora_down, on the CPU."""
+        scalings = torch.tensor([slider.scaling for slider in sliders])
+        ranks = torch.tensor([slider.config.rank for slider in sliders])
+        return (scales * scalings).repeat_interleave(ranks, dim=1)
+
+
+def _new_pair(layer: nn.Module, rank: int, generator: torch.Generator) -> LowRankPair:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    down = torch.empty(rank, *weight.shape[1:])
+    nn.init.kaiming_uniform_(down, a=1, generator=generator)
+    up = torch.zeros(weight.shape[0], rank, *[1] * (weight.ndim - 2))
+    return LowRankPair(down.to(weight.device), up.to(weight.device))

@@ -1,0 +1,180 @@
+"""Sampling with sliders: the pipeline's own loop, with slider scales per image and a delayed start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slider_lightning.adapters.bank import SliderBank
+from slider_lightning.backbone.backbone import Backbone
+from slider_lightning.backbone.guidance import classifier_free_guidance
+from slider_lightning.backbone.prompts import PromptEmbeds
+from slider_lightning.backbone.schedule import fresh_scheduler, takes_generator
+from slider_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How images are sampled.
+
+    Args:
+        num_inference_steps: steps of the scheduler, at least 1.
+        guidance_scale: classifier-free guidance; at 1 or below no unconditional half is computed.
+        start_timestep: the slider is off while the timestep is above it, and on from there; 1000 means always on.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    num_inference_steps: int = 25
+    guidance_scale: float = 4.0
+    start_timestep: int = 750
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise InputError(f"Expected num_inference_steps to be at least 1, but got {self.num_inference_steps}; raise it.")
+        if self.guidance_scale < 0:
+            raise InputError(f"Expected guidance_scale to be 0 or more, but got {self.guidance_scale}; raise it.")
+        if not 0 <= self.start_timestep <= 1000:
+            raise InputError(f"Expected start_timestep to lie in 0..1000, but got {self.start_timestep}; 750 is common.")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows that pass the UNet together: their positions, the embeddings of both halves, the scales of both halves."""
+
+    rows: slice
+    embeds: PromptEmbeds
+    slider_scales: Float[Tensor, "rows sliders"] | None
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    bank: SliderBank | None,
+    embeds: PromptEmbeds,
+    negative_embeds: PromptEmbeds,
+    noise: Float[Tensor, "batch 4 h w"],
+    slider_scales: Float[Tensor, "batch sliders"] | None,
+    config: SamplerConfig,
+    *,
+    branches: int = 1,
+    batch_size: int | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    on_batch: Callable[[], None] | None = None,
+) -> Float[Tensor, "batch 4 h w"]:
+    """Denoise latents; at scale zero the result is that of `StableDiffusionXLPipeline` for the same noise.
+
+    All rows take a step together, so any scheduler keeps its state; the UNet sees them in batches of `batch_size`.
+
+    Args:
+        backbone: the frozen model.
+        bank: the sliders on its UNet, attached; None samples the model itself.
+        embeds: one prompt per row.
+        negative_embeds: the unconditional prompt, one per row or one for all.
+        noise: standard normal, one per row.
+        slider_scales: one row per latent, one column per slider; None exactly when `bank` is None.
+        config: steps, guidance and start_timestep.
+        branches: rows come in groups of this size that share prompt and noise and differ in scales alone. While the
+            slider is off a group is computed once.
+        batch_size: latents per UNet call (guidance doubles the rows of the call); None means all at once.
+        generators: one per row, for schedulers that draw noise at every step; equal within a group.
+        on_batch: called after every UNet call.
+
+    Returns:
+        Final latents, float32, on the backbone's device.
+
+    Raises:
+        ValueError: if the rows of the arguments do not match.
+    """
+    _check_rows(bank, embeds, negative_embeds, noise, slider_scales, branches)
+    size = batch_size or len(noise)
+    off = _batches(embeds[::branches], negative_embeds[::branches], None, size, config)
+    on = _batches(embeds, negative_embeds, slider_scales, size, config)
+    scheduler = fresh_scheduler(backbone.scheduler, config.num_inference_steps)
+    step_kwargs = {"generator": list(generators)} if generators is not None and takes_generator(scheduler) else {}
+    latents = noise.to(backbone.device, torch.float32) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        model_input = scheduler.scale_model_input(latents, timestep)
+        if bank is not None and timestep <= config.start_timestep:
+            noise_pred = _predict(backbone, bank, model_input, timestep, on, config, on_batch)
+        else:
+            noise_pred = _predict(backbone, bank, model_input[::branches], timestep, off, config, on_batch)
+            noise_pred = noise_pred.repeat_interleave(branches, 0)
+        latents = scheduler.step(noise_pred, timestep, latents, **step_kwargs, return_dict=False)[0]
+    return latents
+
+
+def count_unet_calls(backbone: Backbone, config: SamplerConfig, rows: int, branches: int, batch_size: int) -> int:
+    """How often `sample` calls the UNet (and `on_batch`) for that many rows, when a bank is given."""
+    timesteps = fresh_scheduler(backbone.scheduler, config.num_inference_steps).timesteps
+    on = int((timesteps <= config.start_timestep).sum())
+    return on * -(-rows // batch_size) + (len(timesteps) - on) * -(-(rows // branches) // batch_size)
+
+
+def _predict(
+    backbone: Backbone,
+    bank: SliderBank | None,
+    model_input: Tensor,
+    timestep: Tensor,
+    batches: Sequence[_Batch],
+    config: SamplerConfig,
+    on_batch: Callable[[], None] | None,
+) -> Tensor:
+    """Guided noise of all rows, batch by batch, under the scales of each batch."""
+    parts = []
+    for batch in batches:
+        latents = model_input[batch.rows]
+        guided = len(batch.embeds) > len(latents)
+        latents = torch.cat([latents, latents]) if guided else latents
+        if bank is None or batch.slider_scales is None:
+            noise_pred = backbone.predict_noise(latents, timestep, batch.embeds)
+        else:
+            with bank.scales(batch.slider_scales):
+                noise_pred = backbone.predict_noise(latents, timestep, batch.embeds)
+        if guided:
+            noise_pred = classifier_free_guidance(*noise_pred.chunk(2), config.guidance_scale)
+        parts.append(noise_pred)
+        if on_batch is not None:
+            on_batch()
+    return torch.cat(parts)
+
+
+def _batches(
+    embeds: PromptEmbeds, negative_embeds: PromptEmbeds, slider_scales: Tensor | None, size: int, config: SamplerConfig
+) -> list[_Batch]:
+    """Cut the rows into UNet calls; with guidance each holds [uncond; cond] and both halves carry the scales."""
+    batches = []
+    guided = config.guidance_scale > 1
+    for start in range(0, len(embeds), size):
+        rows = slice(start, min(start + size, len(embeds)))
+        count = rows.stop - rows.start
+        cond, scales = embeds[rows], None if slider_scales is None else slider_scales[rows]
+        if guided:
+            negative = negative_embeds[rows] if len(negative_embeds) > 1 else negative_embeds.repeat_interleave(count)
+            cond = PromptEmbeds.cat([negative, cond])
+            scales = None if scales is None else torch.cat([scales, scales])
+        batches.append(_Batch(rows, cond, scales))
+    return batches
+
+
+def _check_rows(
+    bank: SliderBank | None,
+    embeds: PromptEmbeds,
+    negative_embeds: PromptEmbeds,
+    noise: Tensor,
+    slider_scales: Tensor | None,
+    branches: int,
+) -> None:
+    rows = len(noise)
+    if len(embeds) != rows or len(negative_embeds) not in (1, rows) or rows % branches:
+        raise ValueError(
+            f"Expected {rows} prompts, 1 or {rows} negative prompts and groups of equal size, but got {len(embeds)}, "
+            f"{len(negative_embeds)} and groups of {branches}."
+        )
+    if (bank is None) != (slider_scales is None) or (slider_scales is not None and len(slider_scales) != rows):
+        raise ValueError(f"Expected slider scales for all {rows} rows exactly when a bank of sliders is given.")

@@ -1,0 +1,126 @@
+"""From composed YAML to objects: `_target_` names a class or function, its signature says what is valid."""
+
+import difflib
+import hashlib
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+from slider_lightning.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+TARGET = "_target_"
+
+
+def register_resolvers() -> None:
+    """Make `${root:PATH}` (a path of the installation) and `${run_id:KEYS}` (a hash of config nodes) known to YAML."""
+    OmegaConf.register_new_resolver("root", lambda path: str(ROOT / path), replace=True)
+    OmegaConf.register_new_resolver("run_id", run_id, replace=True)
+
+
+def run_id(*names: str, _root_: DictConfig) -> str:
+    """Eight hex digits that change with any of the named nodes of a config."""
+    nodes = {name: _root_[name] for name in names}
+    plain = {name: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node for name, node in nodes.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """The composed config with all interpolations resolved, as plain Python values.
+
+    Raises:
+        InputError: if a required value (`???`) is missing.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise InputError(f"Expected a value for {', '.join(missing)}, but none was given; set it on the command line.")
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def check(node: Mapping[str, Any], where: str = "") -> None:
+    """Check every node with a `_target_` below `node` against the signature of its target, without building anything.
+
+    Raises:
+        InputError: for an unknown key, a missing value or a value of the wrong type.
+    """
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            check(value, f"{where}{key}.")
+    if TARGET in node:
+        _arguments(node, where, built={key: None for key, value in node.items() if _is_target(value)})
+
+
+def build(node: Mapping[str, Any], where: str = "", **extra: Any) -> Any:
+    """Call the `_target_` of a node with its values, nested targets first.
+
+    Args:
+        node: a config node.
+        where: its place in the config, for errors.
+        extra: arguments that come from the program, not from the config.
+
+    Raises:
+        InputError: for an unknown key, a missing value or a value of the wrong type.
+    """
+    built = {key: build(value, f"{where}{key}.") for key, value in node.items() if _is_target(value)}
+    return _target(node, where)(**_arguments(node, where, built), **extra)
+
+
+def _is_target(value: Any) -> bool:
+    return isinstance(value, Mapping) and TARGET in value
+
+
+def _target(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    try:
+        target = get_object(node[TARGET])
+    except (ImportError, ValueError) as error:
+        raise InputError(f"Expected {where}{TARGET} to name a class or function, but got {node[TARGET]!r}.") from error
+    assert callable(target)
+    return target
+
+
+def _arguments(node: Mapping[str, Any], where: str, built: Mapping[str, Any]) -> dict[str, Any]:
+    target = _target(node, where)
+    parameters = inspect.signature(target).parameters
+    hints = _hints(target)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    given = {key: value for key, value in node.items() if key != TARGET}
+    for key in given:
+        if key not in parameters and not open_ended:
+            near = difflib.get_close_matches(key, parameters, n=1)
+            hint = f"did you mean {where}{near[0]}" if near else f"known are {', '.join(sorted(parameters))}"
+            raise InputError(f"Unknown config key {where}{key}; {hint}.")
+    return {
+        key: built[key] if key in built else typed(value, hints.get(key, Any), f"{where}{key}") for key, value in given.items()
+    }
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # a library's annotations that exist for type checkers only
+        return {}
+
+
+def typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` as type `hint` (lists become tuples, "4" becomes 4), or one sentence that says what was expected."""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError as error:
+        if isinstance(error, PydanticSchemaGenerationError):
+            return value
+        adapter = TypeAdapter(hint)  # dataclasses carry a configuration of their own
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        kind = getattr(hint, "__name__", None) if inspect.isclass(hint) else str(hint).replace("typing.", "")
+        raise InputError(f"Expected config value {where} to be of type {kind}, but got {value!r}.") from error

@@ -1,0 +1,25 @@
+"""What a loss is fed: states of the diffusion with the frozen model's scores."""
+
+from slider_lightning.data.batches import RolloutDataModule, StateDataModule, StepLoader, TeacherBatch, TeacherDataModule
+from slider_lightning.data.cost import Cost, measured_cost
+from slider_lightning.data.draws import ScaleRange
+from slider_lightning.data.rollout import OnPolicyConfig
+from slider_lightning.data.states import ConceptEmbeds, RolloutConfig, TeacherStates
+from slider_lightning.data.teacher import TeacherCache, TeacherConfig
+
+__all__ = [
+    "ConceptEmbeds",
+    "Cost",
+    "OnPolicyConfig",
+    "RolloutConfig",
+    "RolloutDataModule",
+    "ScaleRange",
+    "StateDataModule",
+    "StepLoader",
+    "TeacherBatch",
+    "TeacherCache",
+    "TeacherConfig",
+    "TeacherDataModule",
+    "TeacherStates",
+    "measured_cost",
+]

@@ -1,0 +1,272 @@
+"""Batches for the training step: a loader that is a pure function of (seed, global step), and the data modules around it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slider_lightning.adapters import SliderBank
+from slider_lightning.backbone import Backbone
+from slider_lightning.data.cost import Cost, measured_cost
+from slider_lightning.data.draws import Draw, ScaleRange, draw_rows
+from slider_lightning.data.rollout import OnPolicyConfig, OnPolicyStates
+from slider_lightning.data.states import ConceptEmbeds, TeacherStates
+from slider_lightning.data.teacher import Progress, TeacherCache, TeacherConfig
+from slider_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class TeacherBatch:
+    """States with the frozen scores at them, and the slider scale (at least 0) that both poles are trained at.
+
+    `scale` stays in main memory: the bank plans the forward by it, and asking a device for it would wait for the device.
+    """
+
+    latents: Float[Tensor, "batch 4 h w"]
+    timestep: Int[Tensor, " batch"]
+    eps_target: Float[Tensor, "batch 4 h w"]
+    eps_positive: Float[Tensor, "batch preserved 4 h w"]
+    eps_negative: Float[Tensor, "batch preserved 4 h w"]
+    scale: Float[Tensor, " batch"]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> TeacherBatch:
+        """The same batch on a device; Lightning calls it."""
+        names = [field.name for field in fields(TeacherStates)]
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        return TeacherBatch(**moved, scale=self.scale)
+
+
+class StateSource(Protocol):
+    """Where states come from."""
+
+    @property
+    def num_states(self) -> int:
+        """States of one epoch."""
+
+    def rows(self, epoch: int, index: Int[Tensor, " rows"]) -> TeacherStates:
+        """The states `index` of an epoch."""
+
+
+@dataclass(frozen=True)
+class CachedStates:
+    """The states of the teacher cache: the same in every epoch."""
+
+    states: TeacherStates
+
+    @property
+    def num_states(self) -> int:
+        """All states."""
+        return len(self.states)
+
+    def rows(self, epoch: int, index: Int[Tensor, " rows"]) -> TeacherStates:
+        """The states `index`."""
+        return self.states[index]
+
+
+class StepLoader:
+    """Yields the batches of steps 0, 1, ... and tells Lightning where it stands, so a resumed run takes the next one.
+
+    Args:
+        source: where states come from.
+        num_steps: batches of a whole run; the length, also when the run is resumed.
+        batch_size: states of one process in one step.
+        scale_range: where slider scales are drawn.
+        seed: seed of order and scales.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        source: StateSource,
+        *,
+        num_steps: int,
+        batch_size: int,
+        scale_range: ScaleRange,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.source = source
+        self.num_steps = num_steps
+        self.batch_size = batch_size
+        self.scale_range = scale_range
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._next_step = 0
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __iter__(self) -> Iterator[TeacherBatch]:
+        while self._next_step < self.num_steps:
+            self._next_step += 1
+            yield self.batch(self._next_step - 1)
+
+    def state_dict(self) -> dict[str, int]:
+        """The step whose batch comes next."""
+        return {"next_step": self._next_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Goes on where `state_dict` was taken."""
+        self._next_step = state_dict["next_step"]
+
+    def batch(self, step: int) -> TeacherBatch:
+        """The batch of a step, whatever was asked for before."""
+        draw = draw_rows(
+            step,
+            seed=self.seed,
+            num_states=self.source.num_states,
+            batch_size=self.batch_size,
+            scale_range=self.scale_range,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        states = TeacherStates.cat(self._states(draw))
+        return TeacherBatch(**states.tensors(), scale=torch.from_numpy(draw.scale).float())
+
+    def _states(self, draw: Draw) -> Sequence[TeacherStates]:
+        """Rows epoch by epoch: a batch may lie on the border of two."""
+        return [
+            self.source.rows(epoch, torch.from_numpy(np.array([index for _, index in rows])))
+            for epoch, rows in groupby(zip(draw.epoch.tolist(), draw.index.tolist(), strict=True), key=lambda row: row[0])
+        ]
+
+
+class StateDataModule(L.LightningDataModule):
+    """What the two data modules share: batches of states from a source.
+
+    Args:
+        backbone: the frozen model; `setup` moves it to the process's device.
+        batch_size: states of one process in one step; both poles make it twice as many rows.
+        scale_range: where slider scales are drawn.
+        seed: seed of the order of states and of the scales.
+
+    Raises:
+        InputError: if batch_size is below 1 or the seed below 0.
+    """
+
+    def __init__(self, backbone: Backbone, *, batch_size: int, scale_range: ScaleRange, seed: int) -> None:
+        super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+            if value < least:
+                raise InputError(f"Expected data.{name} to be {least} or more, but got {value}; raise it.")
+        self.backbone = backbone
+        self.batch_size = batch_size
+        self.scale_range = scale_range
+        self.seed = seed
+        self.source: StateSource | None = None
+        self.cost = Cost()
+
+    @abstractmethod
+    def open_source(self) -> StateSource:
+        """Makes the states ready."""
+
+    def setup(self, stage: str) -> None:
+        """Makes the states ready on this process's device; `cost` then tells what it took."""
+        if self.source is None:
+            self.backbone.to(self.trainer.strategy.root_device)
+            with measured_cost(self.backbone) as self.cost:
+                self.source = self.open_source()
+
+    def train_dataloader(self) -> StepLoader:
+        """The batches of the whole run, `max_steps` optimizer steps.
+
+        Raises:
+            InputError: if the trainer has no `max_steps`.
+        """
+        if self.trainer.max_steps < 1:
+            raise InputError(f"Expected trainer.max_steps to be 1 or more, but got {self.trainer.max_steps}; set it.")
+        assert self.source is not None
+        return StepLoader(
+            self.source,
+            num_steps=self.trainer.max_steps * self.trainer.accumulate_grad_batches,
+            batch_size=self.batch_size,
+            scale_range=self.scale_range,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+
+class TeacherDataModule(StateDataModule):
+    """`data=teacher`: states and frozen scores from the cache on disk, built when needed.
+
+    Args:
+        backbone: the frozen model.
+        embeds: the concept's prompts.
+        cache_dir: folder of all caches.
+        config: what the cache holds.
+        batch_size: states of one process in one step.
+        scale_range: where slider scales are drawn.
+        seed: seed of the order of states and of the scales.
+        progress: told of every rollout step while the cache is built.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        embeds: ConceptEmbeds,
+        cache_dir: Path,
+        config: TeacherConfig = TeacherConfig(),
+        *,
+        batch_size: int = 8,
+        scale_range: ScaleRange = ScaleRange(),
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(backbone, batch_size=batch_size, scale_range=scale_range, seed=seed)
+        self.embeds = embeds
+        self.cache_dir = cache_dir
+        self.config = config
+        self.progress = progress
+
+    def open_source(self) -> StateSource:
+        """Reads or builds the cache."""
+        cache = TeacherCache(self.cache_dir, self.backbone, self.embeds, self.config)
+        return CachedStates(cache.states(self.progress))
+
+
+class RolloutDataModule(StateDataModule):
+    """`data=rollout`: on-policy states, drawn with the slider on; see `OnPolicyStates` for what resuming keeps.
+
+    Args:
+        backbone: the frozen model.
+        embeds: the concept's prompts.
+        bank: bank of the slider in training.
+        config: how states are drawn.
+        batch_size: states of one process in one step.
+        scale_range: where slider scales are drawn, those of the rollouts too.
+        seed: seed of the order of states and of the scales.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        embeds: ConceptEmbeds,
+        bank: SliderBank,
+        config: OnPolicyConfig = OnPolicyConfig(),
+        *,
+        batch_size: int = 8,
+        scale_range: ScaleRange = ScaleRange(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone, batch_size=batch_size, scale_range=scale_range, seed=seed)
+        self.embeds = embeds
+        self.bank = bank
+        self.config = config
+
+    def open_source(self) -> StateSource:
+        """An empty buffer: the first batch draws the first rollouts."""
+        return OnPolicyStates(self.backbone, self.embeds, self.bank, self.config, self.scale_range)

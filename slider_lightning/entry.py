@@ -1,0 +1,67 @@
+"""What every entry point shares: compose the config, run the task, end bad input with one sentence and status 2."""
+
+import errno
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from slider_lightning.config import CONF, check, plain_config, register_resolvers
+from slider_lightning.errors import InputError
+
+Task = Callable[[dict[str, Any]], object]
+
+
+def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """Make a command out of a function of the plain, checked config.
+
+    Args:
+        config_name: file in conf/ that the command composes.
+    """
+    register_resolvers()
+
+    def decorate(task: Task) -> Callable[[], None]:
+        @wraps(task)
+        def checked_task(config: DictConfig) -> None:
+            plain = plain_config(config)
+            check(plain)
+            task(plain)
+
+        @wraps(task)
+        def main() -> None:
+            # Hydra then raises its errors instead of printing them, so that all bad input reads alike.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked_task)()
+            except InputError as error:
+                _end(str(error))
+            except (HydraException, OmegaConfBaseException) as error:
+                _end(one_sentence(error))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                _end(f"The disk is full{f' ({error.filename})' if error.filename else ''}; free some space and run again.")
+
+        return main
+
+    return decorate
+
+
+def one_sentence(error: BaseException) -> str:
+    """The first lines of Hydra's explanation, without its advice on stack traces."""
+    cause = error.__cause__ if isinstance(error.__cause__, HydraException | OmegaConfBaseException) else None
+    text = " ".join([str(error), *([str(cause)] if cause else [])])
+    kept = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(("full_key", "object_type"))]
+    return textwrap.shorten("; ".join(kept), 600)
+
+
+def _end(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(2)

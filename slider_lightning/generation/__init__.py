@@ -1,0 +1,16 @@
+"""Images from sliders: seeds x scales with a delayed start, and the strip that shows them."""
+
+from slider_lightning.generation.images import generate_images
+from slider_lightning.generation.preview import ProgressCallback, StripConfig, make_strip
+from slider_lightning.generation.strip import draw_strip, format_scales, save_image, strip_title
+
+__all__ = [
+    "ProgressCallback",
+    "StripConfig",
+    "draw_strip",
+    "format_scales",
+    "generate_images",
+    "make_strip",
+    "save_image",
+    "strip_title",
+]

@@ -1,0 +1,93 @@
+"""From sliders to a strip in one call, with a progress bar."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from slider_lightning.adapters import SliderBank
+from slider_lightning.backbone import Backbone, SamplerConfig
+from slider_lightning.errors import InputError
+from slider_lightning.generation.images import generate_images
+from slider_lightning.generation.strip import draw_strip, strip_title
+
+
+@dataclass(frozen=True)
+class StripConfig:
+    """What a strip shows.
+
+    Args:
+        prompt: the prompt of every image.
+        seeds: its rows.
+        scales: its columns; with several sliders a number turns all of them, a row of numbers one each.
+        batch_size: images per UNet call.
+
+    Raises:
+        InputError: if there is no seed or no scale.
+    """
+
+    prompt: str
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    scales: tuple[float | tuple[float, ...], ...] = (-2.0, -1.0, 0.0, 1.0, 2.0)
+    batch_size: int = 20
+
+    def __post_init__(self) -> None:
+        if not self.seeds or not self.scales or self.batch_size < 1:
+            raise InputError("Expected at least one seed, one scale and a batch_size of 1 or more for the strip; add them.")
+
+    def scale_rows(self, num_sliders: int) -> list[tuple[float, ...]]:
+        """One row of `num_sliders` scales per column of the strip."""
+        return [(s,) * num_sliders if isinstance(s, int | float) else tuple(s) for s in self.scales]
+
+
+def make_strip(backbone: Backbone, bank: SliderBank, title: str, strip: StripConfig, sampler: SamplerConfig) -> Image.Image:
+    """Generate the images of a strip and draw it.
+
+    Args:
+        backbone: the frozen model.
+        bank: the sliders on its UNet.
+        title: what the sliders turn, e.g. the concept's name.
+        strip: prompt, seeds and scales.
+        sampler: steps, guidance and start_timestep.
+
+    Raises:
+        InputError: if the scales do not fit the sliders, or the prompt is too long.
+    """
+    rows = torch.tensor(strip.scale_rows(len(bank.sliders)))
+    with ProgressCallback("images") as on_batch:
+        images = generate_images(
+            backbone, bank, strip.prompt, strip.seeds, rows, sampler, batch_size=strip.batch_size, on_batch=on_batch
+        )
+    labels: Sequence[object] = [row[0] if len(set(row)) == 1 else list(row) for row in rows.tolist()]
+    heading = strip_title(title, strip.prompt, sampler.start_timestep)
+    return draw_strip(images, [f"seed {seed}" for seed in strip.seeds], labels, heading)
+
+
+class ProgressCallback:
+    """A context that gives a callback (done, total) drawing a rich progress bar; the bar appears at the first call.
+
+    Args:
+        description: what is being done.
+    """
+
+    def __init__(self, description: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns)
+        self._description = description
+        self._running = False
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._advance
+
+    def __exit__(self, *_: object) -> None:
+        if self._running:
+            self._progress.stop()
+
+    def _advance(self, done: int, total: int) -> None:
+        if not self._running:
+            self._running = True
+            self._progress.start()
+            self._progress.add_task(self._description, total=total)
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total)

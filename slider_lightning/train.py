@@ -1,0 +1,130 @@
+"""Train one slider: `python -m slider_lightning.train experiment=age [adapter.rank=8 objective.eta=4 ...]`."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from slider_lightning.adapters import AdapterConfig, Slider, SliderBank, SliderMetadata
+from slider_lightning.backbone import Backbone
+from slider_lightning.concepts import Concept
+from slider_lightning.config import build
+from slider_lightning.data import ConceptEmbeds, OnPolicyConfig, RolloutDataModule, StateDataModule, TeacherDataModule, measured_cost
+from slider_lightning.entry import entry_point
+from slider_lightning.generation import ProgressCallback, StripConfig, make_strip, save_image
+from slider_lightning.training import JsonLinesLogger, RunFolder, SliderFile, TextSliderModule, TrainingCost, build_trainer
+
+logger = logging.getLogger(__name__)
+
+
+@rank_zero_only
+def prepare_run(run: RunFolder, config: dict[str, Any]) -> None:
+    """Write config.yaml, and drop what an earlier run of the same configuration left, unless it is resumed."""
+    if not config["resume"]:
+        for leftover in (run.slider, run.metrics, run.summary, run.strip, run.manifest):
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_config(yaml.safe_dump(config, sort_keys=False))
+
+
+def build_data(
+    config: dict[str, Any], backbone: Backbone, embeds: ConceptEmbeds, bank: SliderBank, progress: Callable[[int, int], None]
+) -> StateDataModule:
+    """The data module that `data=` names: cached teacher states, or on-policy rollouts."""
+    source = build(config["data"]["source"], "data.source.")
+    scale_range = build(config["data"]["scale_range"], "data.scale_range.")
+    shared = {"batch_size": config["data"]["batch_size"], "scale_range": scale_range, "seed": config["seed"]}
+    if isinstance(source, OnPolicyConfig):
+        return RolloutDataModule(backbone, embeds, bank, source, **shared)
+    cache_dir = Path(config["paths"]["cache"])
+    return TeacherDataModule(backbone, embeds, cache_dir, source, **shared, progress=progress)
+
+
+def slider_metadata(config: dict[str, Any], concept: Concept, adapter: AdapterConfig, backbone: Backbone) -> SliderMetadata:
+    """What the slider file will say about itself."""
+    high = config["data"]["scale_range"]["high"]
+    return SliderMetadata(
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        layers=adapter.layers,
+        objective=f"text_{config['objective']['mode']}",
+        concept=vars(concept) | {"preserve": list(concept.preserve)},
+        eta=config["objective"]["eta"],
+        base_model=config["model"]["path"],
+        base_model_hash=backbone.fingerprint,
+        useful_scales=(-high, high),
+        start_timestep=config["sampler"]["start_timestep"],
+    )
+
+
+def train(config: dict[str, Any]) -> RunFolder:
+    """Train the slider that a checked config describes and fill its run folder.
+
+    Args:
+        config: the plain, checked config of conf/train.yaml.
+
+    Raises:
+        InputError: for a config, model, checkpoint or disk that training cannot work with.
+    """
+    started, run = time.perf_counter(), RunFolder(Path(config["run"]))
+    part = {name: build(config[name], f"{name}.") for name in ("concept", "adapter", "objective", "optimizer", "trainer", "strip")}
+    backbone: Backbone = build(config["model"], "model.")
+    embeds = ConceptEmbeds.encode(backbone, part["concept"])
+    backbone.encode_prompts([part["strip"].prompt])
+    backbone.free_text_encoders()
+    bank = SliderBank(backbone.unet, [Slider(backbone.unet, part["adapter"], seed=config["seed"])])
+    prepare_run(run, config)
+    loggers = [JsonLinesLogger(run.metrics), *([build(config["logger"], "logger.")] if config["logger"] else [])]
+    slider_file = SliderFile(run.slider, slider_metadata(config, part["concept"], part["adapter"], backbone))
+    cost = TrainingCost()
+    trainer = build_trainer(part["trainer"], run, loggers, [cost, slider_file])
+    with ProgressCallback("teacher cache, rollout steps") as progress:
+        data = build_data(config, backbone, embeds, bank, progress)
+        module = TextSliderModule(backbone, bank, embeds.target, part["objective"], part["optimizer"])
+        trainer.fit(module, data, ckpt_path=run.resume_checkpoint() if config["resume"] else None)
+    if trainer.is_global_zero:
+        run.update_summary(data.cost.summary("cache") | cost.cost.summary("train"))
+        draw_strip_of_run(run, config, backbone, bank, part["strip"])
+        log_to_wandb(run, loggers)
+        run.write_manifest(
+            seeds={"slider": config["seed"], "data": config["seed"]},
+            assets={config["model"]["path"]: backbone.fingerprint},
+            seconds=time.perf_counter() - started,
+            device=str(backbone.device),
+        )
+        logger.info("Run folder: %s", run.path)
+    return run
+
+
+def draw_strip_of_run(run: RunFolder, config: dict[str, Any], backbone: Backbone, bank: SliderBank, strip: StripConfig) -> None:
+    """Write strip.png and what it cost."""
+    with measured_cost(backbone) as cost:
+        image = make_strip(backbone, bank, config["concept"]["name"], strip, build(config["sampler"], "sampler."))
+    save_image(image, run.strip)
+    run.update_summary(cost.summary("strip"))
+
+
+def log_to_wandb(run: RunFolder, loggers: Sequence[Logger]) -> None:
+    """The strip and the summary, where W&B is among the loggers."""
+    for wandb_logger in loggers:
+        if isinstance(wandb_logger, WandbLogger):
+            wandb_logger.log_image("strip", [str(run.strip)])
+            wandb_logger.experiment.summary.update(run.read_summary())
+            wandb_logger.experiment.finish()
+
+
+@entry_point("train")
+def main(config: dict[str, Any]) -> None:
+    """Train from the command line."""
+    train(config)
+
+
+if __name__ == "__main__":
+    main()

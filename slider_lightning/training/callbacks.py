@@ -1,0 +1,83 @@
+"""What happens around training: the slider file at its end, and what it cost."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from slider_lightning.adapters import SliderMetadata, save_slider
+from slider_lightning.data import Cost
+from slider_lightning.errors import InputError
+from slider_lightning.training.text_slider import TextSliderModule
+
+
+class SliderFile(L.Callback):
+    """Writes the trained slider when training ends well.
+
+    Args:
+        path: file to write.
+        metadata: what the file tells about itself.
+    """
+
+    def __init__(self, path: Path, metadata: SliderMetadata) -> None:
+        self.path = path
+        self.metadata = metadata
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the file, in the first process only.
+
+        Raises:
+            InputError: if training left weights that are not finite, or the disk refuses.
+        """
+        assert isinstance(pl_module, TextSliderModule)
+        slider = pl_module.bank.sliders[0]
+        if not all(bool(parameter.isfinite().all()) for parameter in slider.parameters()):
+            raise InputError(
+                "Expected finite slider weights at the end of training, but they diverged, so no slider was written; "
+                "lower optimizer.lr or objective.eta."
+            )
+        if trainer.is_global_zero:
+            save_slider(self.path, slider, self.metadata)
+
+
+class TrainingCost(L.Callback):
+    """Adds up seconds and UNet sample-forwards of training, all processes together, over resumed runs too.
+
+    The count is stored with every checkpoint; work lost between the last checkpoint and a kill is not in it.
+    """
+
+    def __init__(self) -> None:
+        self._before = Cost()
+        self._started: tuple[float, int] | None = None
+        self._module: TextSliderModule | None = None
+        self._world_size = 1
+
+    @property
+    def cost(self) -> Cost:
+        """What training cost so far."""
+        if self._started is None or self._module is None:
+            return self._before
+        forwards = (self._module.backbone.sample_forwards - self._started[1]) * self._world_size
+        return Cost(
+            self._before.seconds + time.perf_counter() - self._started[0], self._before.sample_forwards + forwards
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts to count."""
+        assert isinstance(pl_module, TextSliderModule)
+        self._module, self._world_size = pl_module, trainer.world_size
+        self._started = (time.perf_counter(), pl_module.backbone.sample_forwards)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops counting."""
+        self._before, self._started = self.cost, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count, for the checkpoint."""
+        cost = self.cost
+        return {"seconds": cost.seconds, "sample_forwards": cost.sample_forwards}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting from a checkpoint."""
+        self._before = Cost(state_dict["seconds"], state_dict["sample_forwards"])

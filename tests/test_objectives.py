@@ -1,0 +1,89 @@
+"""The text objective against closed forms written out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from slider_lightning.errors import InputError
+from slider_lightning.objectives import TextObjective, slider_loss, slider_target
+
+
+@pytest.fixture
+def eps() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """eps(c_t), eps(c+, p), eps(c-, p) of 5 states and 3 preserved concepts."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (5, 4, 3, 2), (5, 3, 4, 3, 2), (5, 3, 4, 3, 2)
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("reduction", "share"), [("sum", 1.0), ("mean", 1 / 3)])
+@pytest.mark.parametrize(("mode", "sign"), [("enhance", 1.0), ("erase", -1.0)])
+def test_target_is_equation_4_written_as_a_loop(eps, reduction, share, mode, sign) -> None:
+    target, positive, negative = (tensor.double().numpy() for tensor in eps)
+    scale = np.array([0.5, -2.0, 0.0, 1.0, 1.75])
+    expected = target.copy()
+    for row in range(5):
+        for p in range(3):
+            expected[row] += share * sign * scale[row] * 4.0 * (positive[row, p] - negative[row, p])
+    computed = slider_target(*eps, scale=torch.tensor(scale), eta=4.0, reduction=reduction, mode=mode)
+    np.testing.assert_allclose(computed.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_at_scale_one_with_one_pair_of_prompts_it_is_equation_3(eps) -> None:
+    target, positive, negative = eps[0], eps[1][:, :1], eps[2][:, :1]
+    for reduction in ("sum", "mean"):
+        computed = slider_target(target, positive, negative, torch.ones(5), eta=3.0, reduction=reduction)
+        torch.testing.assert_close(computed, target + 3.0 * (positive[:, 0] - negative[:, 0]))
+
+
+def test_swapping_the_poles_is_erasing(eps) -> None:
+    target, positive, negative = eps
+    scale = torch.rand(5)
+    torch.testing.assert_close(
+        slider_target(target, negative, positive, scale, eta=2.0),
+        slider_target(target, positive, negative, scale, eta=2.0, mode="erase"),
+    )
+
+
+def test_both_poles_hold_every_state_at_plus_and_minus_its_scale(eps) -> None:
+    latents, timestep, scale = torch.randn(5, 4, 3, 2), torch.tensor([1, 41, 81, 121, 161]), torch.rand(5)
+    rows = TextObjective(eta=2.0, reduction="mean").both_poles(latents, timestep, *eps, scale)
+    torch.testing.assert_close(rows.latents, torch.cat([latents, latents]), rtol=0, atol=0)
+    assert rows.timestep.tolist() == timestep.tolist() * 2
+    torch.testing.assert_close(rows.scale[:5], scale)
+    torch.testing.assert_close(rows.scale[5:], -scale)
+    for half, signed in ((slice(0, 5), scale), (slice(5, 10), -scale)):
+        torch.testing.assert_close(rows.target[half], slider_target(*eps, signed, eta=2.0, reduction="mean"))
+    torch.testing.assert_close(rows.target[:5] + rows.target[5:], 2 * eps[0])
+
+
+def test_the_loss_is_the_mean_square_and_is_taken_in_fp32() -> None:
+    prediction, target = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8)
+    torch.testing.assert_close(slider_loss(prediction, target), ((prediction - target) ** 2).mean())
+    # 1000 + 1 is not a bf16 number: a difference taken there would be 0 or 4, never 1.
+    loss = slider_loss(torch.full((8,), 1000.0, dtype=torch.bfloat16), torch.full((8,), 1001.0))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(1.0)
+
+
+def test_half_precision_scores_are_not_subtracted_in_half_precision() -> None:
+    positive = torch.full((1, 2, 4, 1, 1), 1.0, dtype=torch.float16)
+    negative = torch.full((1, 2, 4, 1, 1), 1.0 - 2**-11, dtype=torch.float16)
+    target = slider_target(torch.full((1, 4, 1, 1), 512.0, dtype=torch.float16), positive, negative, torch.ones(1), eta=1.0)
+    torch.testing.assert_close(target, torch.full((1, 4, 1, 1), 512.0 + 2 * 2**-11), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"eta": -4.0}, "mode=erase"),
+        ({"eta": 0.0}, "above 0"),
+        ({"eta": float("nan")}, "above 0"),
+        ({"eta": -4.0, "mode": "erase"}, "above 0"),
+        ({"reduction": "median"}, "sum, mean"),
+        ({"mode": "negate"}, "enhance, erase"),
+    ],
+)
+def test_settings_out_of_range_are_one_sentence(settings, word) -> None:
+    with pytest.raises(InputError, match=word):
+        TextObjective(**settings)

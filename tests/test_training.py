@@ -1,0 +1,224 @@
+"""The training step, what it trains, what it costs, and that two processes train as one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from slider_lightning.adapters import AdapterConfig, Slider, SliderBank, load_slider
+from slider_lightning.backbone import Backbone, load_backbone
+from slider_lightning.data import ConceptEmbeds, ScaleRange, TeacherBatch, TeacherConfig, TeacherDataModule, measured_cost
+from slider_lightning.data.batches import CachedStates, StepLoader
+from slider_lightning.data.states import rollout_noise, rollout_states
+from slider_lightning.errors import InputError
+from slider_lightning.objectives import TextObjective
+from slider_lightning.training import LastCheckpoint, OptimizerConfig, RunFolder, TextSliderModule
+from tests.short_training import CONCEPT, ROLLOUT, ShortTraining, train
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ShortTraining, RunFolder]:
+    """Eight steps of a batch of four states."""
+    run = RunFolder(tmp_path_factory.mktemp("training") / "run")
+    return train(pipeline_folder, run, batch_size=4), run
+
+
+def module_and_loader(backbone: Backbone) -> tuple[TextSliderModule, StepLoader]:
+    """A module whose slider already changes something, and batches for it; no trainer."""
+    embeds = ConceptEmbeds.encode(backbone, CONCEPT)
+    states = rollout_states(backbone, embeds, rollout_noise(backbone, 1, [0, 1]), ROLLOUT)
+    slider = Slider(backbone.unet, AdapterConfig(rank=2, alpha=2.0), seed=0)
+    for name, parameter in slider.named_parameters():
+        if "lora_up" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    module = TextSliderModule(backbone, SliderBank(backbone.unet, [slider]), embeds.target, TextObjective(eta=3.0))
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    return module, StepLoader(CachedStates(states), num_steps=1000, batch_size=3, scale_range=ScaleRange(0.5, 2.0), seed=0)
+
+
+def loss_by_hand(module: TextSliderModule, batch: TeacherBatch) -> float:
+    """Every pole of every state by itself, with the slider folded into the weights."""
+    errors = []
+    for row in range(len(batch.latents)):
+        direction = (batch.eps_positive[row] - batch.eps_negative[row]).sum(0)
+        for scale in (batch.scale[row], -batch.scale[row]):
+            target = batch.eps_target[row] + scale * 3.0 * direction
+            with module.bank.folded(scale[None]), torch.no_grad():
+                predicted = module.backbone.predict_noise(batch.latents[[row]], batch.timestep[row], module.target_embeds)
+            errors.append(((predicted[0] - target) ** 2).mean().item())
+    return sum(errors) / len(errors)
+
+
+def test_the_step_is_equation_4_at_both_poles(backbone) -> None:
+    module, loader = module_and_loader(backbone)
+    batch = loader.batch(0)
+    assert module.training_step(batch, 0).item() == pytest.approx(loss_by_hand(module, batch), rel=1e-3)
+
+
+def test_a_step_costs_two_forwards_a_state_and_trains_the_slider_alone(backbone) -> None:
+    module, loader = module_and_loader(backbone)
+    with measured_cost(backbone) as cost:
+        module.training_step(loader.batch(0), 0).backward()
+    assert cost.sample_forwards == 6
+    assert set(module.state_dict()) == {f"bank.{name}" for name in module.bank.state_dict()}
+    assert {id(parameter) for parameter in module.parameters()} == {id(parameter) for parameter in module.bank.parameters()}
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+    assert all(parameter.grad is None for parameter in backbone.unet.parameters())
+
+
+def test_the_step_works_on_a_bf16_backbone_with_fp32_masters(pipeline_folder) -> None:
+    losses, gradients = [], []
+    for dtype in ("float32", "bfloat16"):
+        module, loader = module_and_loader(load_backbone(str(pipeline_folder), dtype=dtype))
+        loss = module.training_step(loader.batch(0), 0)
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+        losses.append(loss.item())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.95
+
+
+def test_training_lowers_the_loss_on_the_states_it_trains_on(backbone) -> None:
+    module, loader = module_and_loader(backbone)
+    for name, parameter in module.bank.named_parameters():
+        if "lora_up" in name:
+            torch.nn.init.zeros_(parameter)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+    batches = [loader.batch(step) for step in range(4)]
+
+    def total() -> float:
+        with torch.no_grad():
+            return sum(module.training_step(batch, 0).item() for batch in batches)
+
+    before = total()
+    for step in range(24):
+        optimizer.zero_grad()
+        module.training_step(batches[step % 4], 0).backward()
+        optimizer.step()
+    assert total() < 0.8 * before
+
+
+def test_a_training_leaves_the_frozen_model_as_it_was(trained, pipeline_folder) -> None:
+    result, _ = trained
+    untouched = load_backbone(str(pipeline_folder), dtype="float32").unet.state_dict()
+    for name, tensor in result.module.backbone.unet.state_dict().items():
+        assert torch.equal(tensor, untouched[name]), name
+
+
+def test_the_slider_file_holds_the_trained_weights(trained) -> None:
+    result, run = trained
+    slider, metadata = load_slider(run.slider)
+    assert metadata.rank == 2
+    for name, tensor in result.module.bank.sliders[0].state_dict().items():
+        assert torch.equal(slider.state_dict()[name], tensor), name
+    assert any(tensor.abs().sum() > 0 for name, tensor in slider.state_dict().items() if "lora_up" in name)
+
+
+def test_a_checkpoint_holds_slider_optimizer_and_loops_only(trained) -> None:
+    _, run = trained
+    checkpoint = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    assert all(name.startswith("bank.sliders.0.") for name in checkpoint["state_dict"])
+    assert len(checkpoint["optimizer_states"]) == len(checkpoint["lr_schedulers"]) == 1
+    assert checkpoint["global_step"] == 8
+    slider_bytes = sum(tensor.nbytes for tensor in checkpoint["state_dict"].values())
+    assert (run.checkpoints / "last.ckpt").stat().st_size < 3 * slider_bytes + 600 * len(checkpoint["state_dict"]) * 3
+
+
+def test_costs_are_exact(trained) -> None:
+    result, _ = trained
+    assert result.cost.cost.sample_forwards == 8 * 2 * 4
+    assert result.data.cost.sample_forwards == 2 * (4 * (2 + 2 * 2) - 1)
+    assert 0 < result.data.cost.seconds
+    assert set(result.cost.cost.summary("train")) == {"cost/seconds/train", "cost/sample_forwards/train"}
+
+
+def test_every_step_is_logged_as_a_json_line(trained) -> None:
+    _, run = trained
+    rows = run.read_metrics()
+    assert [row["step"] for row in rows] == list(range(8))
+    assert all(row["train/loss"] > 0 and row["seconds"] > 0 for row in rows)
+    assert [json.loads(line) for line in run.metrics.read_text().splitlines()] == rows
+
+
+def test_on_policy_data_feeds_the_same_step(pipeline_folder, tmp_path) -> None:
+    result = train(pipeline_folder, RunFolder(tmp_path / "run"), data="rollout", max_steps=5, batch_size=2)
+    # Ten states of buffers of eight: two buffers of two rollouts of four steps.
+    buffers = 2 * 2 * (4 * (1 + 2 * 2) + 3 * 2)
+    assert result.cost.cost.sample_forwards == 5 * 2 * 2 + buffers
+    assert any(tensor.abs().sum() > 0 for name, tensor in result.weights().items() if "lora_up" in name)
+
+
+def test_two_processes_train_the_slider_of_one_with_twice_the_batch(trained, pipeline_folder, tmp_path) -> None:
+    result, _ = trained
+    run = RunFolder(tmp_path / "run")
+    arguments = [str(pipeline_folder), str(run.path), "--devices", "2", "--batch-size", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.short_training", *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    pair, _ = load_slider(run.slider)
+    single = result.module.bank.sliders[0].state_dict()
+    start = Slider(result.module.backbone.unet, AdapterConfig(rank=2, alpha=2.0), seed=0).state_dict()
+    moved = torch.cat([(single[name] - start[name]).flatten() for name in start])
+    apart = torch.cat([(single[name] - pair.state_dict()[name]).flatten() for name in start])
+    assert apart.norm() < 1e-2 * moved.norm()
+    assert [row["train/loss"] for row in run.read_metrics()] == pytest.approx(
+        [row["train/loss"] for row in trained[1].read_metrics()], rel=1e-2
+    )
+
+
+def test_a_diverged_slider_is_never_written(pipeline_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(OptimizerConfig, "lr_factor", lambda *args: float("nan"))
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(InputError, match="diverged"):
+        train(pipeline_folder, run, max_steps=2)
+    assert not run.slider.exists()
+
+
+@pytest.mark.parametrize(("decay", "middle"), [("cosine", 0.5), ("linear", 0.5), ("constant", 1.0)])
+def test_the_learning_rate_warms_up_and_falls(decay, middle) -> None:
+    config = OptimizerConfig(warmup_steps=4, decay=decay)
+    factors = [config.lr_factor(step, 104) for step in range(105)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[54] == pytest.approx(middle)
+    assert factors[104] == pytest.approx(1.0 if decay == "constant" else 0.0, abs=1e-12)
+    assert min(factors[:104]) > 0
+    assert config.lr_factor(29, 104) == pytest.approx({"cosine": 0.853553, "linear": 0.75, "constant": 1.0}[decay])
+
+
+def test_a_trainer_without_max_steps_is_refused(backbone, tmp_path) -> None:
+    embeds = ConceptEmbeds.encode(backbone, CONCEPT)
+    module = TextSliderModule(backbone, SliderBank(backbone.unet, [Slider(backbone.unet, AdapterConfig())]), embeds.target)
+    data = TeacherDataModule(backbone, embeds, tmp_path, TeacherConfig(1, ROLLOUT), batch_size=2)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    with pytest.raises(InputError, match="max_steps"):
+        trainer.fit(module, data)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OptimizerConfig(lr=0.0),
+        lambda: OptimizerConfig(weight_decay=-1.0),
+        lambda: OptimizerConfig(warmup_steps=-1),
+        lambda: OptimizerConfig(decay="step"),  # type: ignore[arg-type]
+        lambda: LastCheckpoint(Path("checkpoints"), every_n_steps=0),
+        lambda: TeacherDataModule(None, None, Path("cache"), batch_size=0),  # type: ignore[arg-type]
+        lambda: TeacherDataModule(None, None, Path("cache"), seed=-1),  # type: ignore[arg-type]
+    ],
+)
+def test_settings_out_of_range_are_refused(make) -> None:
+    with pytest.raises(InputError, match="Expected"):
+        make()
