@@ -31,8 +31,7 @@ class Attribute:
     def __post_init__(self) -> None:
         if self.kind not in ("continuous", "class"):
             raise InputError(
-                f"Expected the kind of attribute '{self.name}' to be 'continuous' or 'class', but got "
-                f"'{self.kind}'."
+                f"Expected the kind of attribute '{self.name}' to be 'continuous' or 'class', but got '{self.kind}'."
             )
         if self.kind == "class" and len(set(self.classes)) < 2:
             raise InputError(f"Expected attribute '{self.name}' to have at least two different classes.")

@@ -36,7 +36,9 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if self.num_seeds < 2:
-            raise InputError(f"Expected evaluation.num_seeds to be 2 or more, but got {self.num_seeds}; an interval needs 2.")
+            raise InputError(
+                f"Expected evaluation.num_seeds to be 2 or more, but got {self.num_seeds}; an interval needs 2."
+            )
         if self.batch_size < 1:
             raise InputError(f"Expected evaluation.batch_size to be 1 or more, but got {self.batch_size}; raise it.")
 

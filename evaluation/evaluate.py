@@ -46,8 +46,8 @@ def evaluate_slider(
         `eval/attribute_range/<attribute>`, the shift from the lowest to the highest scale;
         `eval/monotone_share`, `eval/spearman`, `eval/selectivity`;
         `eval/interference` over all protected attributes and `eval/interference/<attribute>` for each;
-        `eval/clip_score_shift/<s>`, `eval/perceptual_distance/<s>` against scale 0; `eval/eye_area_change/<s>`, change of
-        the mean eye area over its mean at scale 0.
+        `eval/clip_score_shift/<s>` and `eval/perceptual_distance/<s>` against scale 0;
+        `eval/eye_area_change/<s>`, change of the mean eye area over its mean at scale 0.
 
     Raises:
         InputError: If scales, target or protected attributes do not fit.
@@ -55,7 +55,9 @@ def evaluate_slider(
     """
     check_scales(scales)
     if images.ndim != 5 or images.shape[1] != len(scales):
-        raise ValueError(f"Expected images of shape (seeds, {len(scales)} scales, 3, height, width), but got {tuple(images.shape)}.")
+        raise ValueError(
+            f"Expected images (seeds, {len(scales)} scales, 3, height, width), but got {tuple(images.shape)}."
+        )
     sweep = read_sweep(images, scales, judges)
     return attribute_measures(sweep, target, protected) | image_measures(images, sweep, judges, edit_prompt)
 
@@ -63,7 +65,9 @@ def evaluate_slider(
 def read_sweep(images: Float[Tensor, "seeds scales 3 h w"], scales: Sequence[float], judges: Judges) -> Sweep:
     """The probe's readings of all images, per seed and scale."""
     seeds, columns = images.shape[:2]
-    readings = {name: values.unflatten(0, (seeds, columns)) for name, values in judges.probe(images.flatten(0, 1)).items()}
+    readings = {
+        name: values.unflatten(0, (seeds, columns)) for name, values in judges.probe(images.flatten(0, 1)).items()
+    }
     return Sweep(tuple(float(s) for s in scales), readings, judges.probe.schema, judges.probe.standard_deviations())
 
 

@@ -32,9 +32,7 @@ class Measure:
     n: int
 
 
-def bootstrap(
-    statistic: Callable[[Tensor], Float[Tensor, " resamples"]], count: int, n: int | None = None
-) -> Measure:
+def bootstrap(statistic: Callable[[Tensor], Float[Tensor, " resamples"]], count: int, n: int | None = None) -> Measure:
     """A statistic of `count` independent units (seeds) with its percentile bootstrap interval (Efron 1979).
 
     Units are drawn with replacement, 2000 times, from a generator with a constant seed: equal data give equal
@@ -59,7 +57,7 @@ def bootstrap(
     return Measure(value, (low, high), count if n is None else n)
 
 
-def bootstrap_mean(values: Float[Tensor, "units *samples"]) -> Measure:
+def bootstrap_mean(values: Float[Tensor, "units ..."]) -> Measure:
     """Mean over everything, with an interval over the first dimension.
 
     Args:
@@ -76,7 +74,7 @@ def bootstrap_mean(values: Float[Tensor, "units *samples"]) -> Measure:
     return bootstrap(lambda index: means[index].mean(1), len(rows), n=rows.numel())
 
 
-def paired_difference(first: Float[Tensor, "units *samples"], second: Float[Tensor, "units *samples"]) -> Measure:
+def paired_difference(first: Float[Tensor, "units ..."], second: Float[Tensor, "units ..."]) -> Measure:
     """Mean of `first - second` over the same units, with an interval over the units.
 
     Raises:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,7 +64,8 @@ class Sweep:
                 )
             bad = ~values.isfinite().flatten(1).all(1)
             if bad.any():
-                raise ValueError(f"Expected finite readings of '{attribute.name}', but seeds {bad.nonzero().flatten().tolist()} are not.")
+                names = bad.nonzero().flatten().tolist()
+                raise ValueError(f"Expected finite readings of '{attribute.name}', but seeds {names} are not.")
 
     @property
     def zero(self) -> int:
@@ -76,7 +78,7 @@ class Sweep:
         return len(self.readings[self.schema[0].name])
 
     def standard(self, name: str) -> Float[Tensor, "seeds scales labels"]:
-        """Readings of an attribute in units of its standard deviation, one column per label; binary: the second one."""
+        """Readings of an attribute in standard deviations, one column per label; of two classes the second one."""
         attribute = next((a for a in self.schema if a.name == name), None)
         if attribute is None:
             raise InputError(f"Expected one of the attributes {[a.name for a in self.schema]}, but got '{name}'.")
@@ -92,7 +94,7 @@ def check_scales(scales: Sequence[float]) -> None:
     Raises:
         InputError: If they are not.
     """
-    if len(scales) < 2 or 0 not in scales or any(b <= a for a, b in zip(scales, scales[1:], strict=False)):
+    if len(scales) < 2 or 0 not in scales or any(b <= a for a, b in pairwise(scales)):
         raise InputError(f"Expected at least two strictly increasing scales with 0 among them, but got {list(scales)}.")
 
 
@@ -116,7 +118,7 @@ def seed_changes(sweep: Sweep, name: str, column: int, origin: int) -> Float[Ten
 
 
 def shift_of(change: Float[Tensor, "*rows labels"]) -> Float[Tensor, "*rows"]:
-    """One number for mean changes of labels: the signed change of a single label, or the length over several classes."""
+    """One number for mean changes: of a single label its signed change, of several classes the length."""
     if change.shape[-1] == 1:
         return change[..., 0]
     return (change.square().sum(-1) / 2).sqrt()
@@ -142,9 +144,8 @@ def target_values(sweep: Sweep, target: str) -> Float[Tensor, "seeds scales"]:
         index = attribute.classes.index(label)
         return sweep.readings[name].double()[..., index] / float(sweep.std[name][index])
     if values.shape[-1] > 1:
-        raise InputError(
-            f"Expected the target '{name}' to name the class that goes up, one of {[f'{name}={c}' for c in attribute.classes]}."
-        )
+        classes = [f"{name}={c}" for c in attribute.classes]
+        raise InputError(f"Expected the target '{name}' to name the class that goes up, one of {classes}.")
     return values[..., 0]
 
 

@@ -34,7 +34,9 @@ def slider_tables(measures: Mapping[str, Measure], scales: Sequence[float], targ
 def shift_table(measures: Mapping[str, Measure], scales: Sequence[float], target: str) -> Table:
     """Shift of every attribute per scale in standard deviations."""
     labels = [label for _, label in edited_columns(scales)]
-    names = list(dict.fromkeys(key[len(SHIFT_PREFIX) :].rsplit("/", 1)[0] for key in measures if key.startswith(SHIFT_PREFIX)))
+    names = list(
+        dict.fromkeys(key[len(SHIFT_PREFIX) :].rsplit("/", 1)[0] for key in measures if key.startswith(SHIFT_PREFIX))
+    )
     table = Table(title="Shift against scale 0, in standard deviations of the attribute [95 % interval]")
     table.add_column("attribute")
     for label in labels:

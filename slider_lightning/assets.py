@@ -37,10 +37,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"Expected to write {path}, but got: {reason}; free some room or choose another folder.") from error
+        raise InputError(
+            f"Expected to write {path}, but got: {reason}; free some room or choose another folder."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -48,7 +50,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def sha256_file(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -81,12 +83,16 @@ def verify_folder(folder: str | Path) -> None:
         if not path.is_file():
             raise InputError(f"Expected the asset {path}, but it is missing; fetch or rebuild the folder {folder}.")
         if sha256_file(path) != expected:
-            raise InputError(f"Expected {path} as listed in {HASHES_FILE}, but it is damaged or changed; fetch or rebuild it.")
+            raise InputError(
+                f"Expected {path} as listed in {HASHES_FILE}, but it is damaged or changed; fetch or rebuild it."
+            )
 
 
 def _read_hashes(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise InputError(f"Expected the list of hashes {path}, but it is missing; fetch or rebuild the folder {path.parent}.")
+        raise InputError(
+            f"Expected the list of hashes {path}, but it is missing; fetch or rebuild the folder {path.parent}."
+        )
     try:
         hashes = json.loads(path.read_text())
     except ValueError as error:

@@ -5,10 +5,13 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -30,9 +33,14 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
     def decorate(task: Task) -> Callable[[], None]:
         @wraps(task)
         def checked_task(config: DictConfig) -> None:
-            plain = plain_config(config)
-            check(plain)
-            task(plain)
+            try:
+                plain = plain_config(config)
+                check(plain)
+                task(plain)
+            except InputError:
+                with suppress(OSError):  # a folder that the task filled stays
+                    Path(HydraConfig.get().runtime.output_dir).rmdir()
+                raise
 
         @wraps(task)
         def main() -> None:

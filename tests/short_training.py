@@ -1,6 +1,6 @@
-"""A short training of a slider with the real classes: called in the tests' process, or run as a process to kill or to pair.
+"""A short training of a slider with the real classes, called by a test or run as a process of its own.
 
-    python -m tests.short_training PIPELINE RUN [--resume] [--kill-at STEP] [--max-steps N] [--batch-size B] [--devices N] [--data KIND]
+python -m tests.short_training PIPELINE RUN [--kill-at STEP] [--max-steps N] [--batch-size B] [--devices N]
 """
 
 import argparse
@@ -8,6 +8,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -20,6 +21,7 @@ from slider_lightning.data import (
     OnPolicyConfig,
     RolloutConfig,
     RolloutDataModule,
+    ScaleRange,
     StateDataModule,
     TeacherConfig,
     TeacherDataModule,
@@ -51,6 +53,16 @@ class Kill(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Stop(L.Callback):
+    """Ends training in good order after an optimizer step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
 @dataclass
 class ShortTraining:
     """What a short training left."""
@@ -70,6 +82,7 @@ def train(
     *,
     resume: bool = False,
     kill_at: int | None = None,
+    stop_at: int | None = None,
     max_steps: int = 8,
     batch_size: int = 2,
     devices: int = 1,
@@ -84,14 +97,15 @@ def train(
     bank = SliderBank(backbone.unet, [Slider(backbone.unet, adapter, seed=0)])
     module = TextSliderModule(backbone, bank, embeds.target, TextObjective(eta=2.0), OptimizerConfig(warmup_steps=2))
     states: StateDataModule
+    draws: dict[str, Any] = {"batch_size": batch_size, "scale_range": ScaleRange(), "seed": 0}
     if data == "teacher":
         cache = run.path.parent / "cache"
-        states = TeacherDataModule(backbone, embeds, cache, TeacherConfig(2, ROLLOUT), batch_size=batch_size)
+        states = TeacherDataModule(backbone, embeds, cache, TeacherConfig(2, ROLLOUT), **draws)
     else:
-        states = RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), batch_size=batch_size)
+        states = RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), **draws)
     cost = TrainingCost()
     metadata = SliderMetadata(rank=adapter.rank, alpha=adapter.alpha, layers=adapter.layers)
-    kill = [Kill(kill_at)] if kill_at is not None else []
+    ends = [end(step) for end, step in ((Kill, kill_at), (Stop, stop_at)) if step is not None]
     trainer = L.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -101,7 +115,7 @@ def train(
         gradient_clip_val=1.0,
         logger=JsonLinesLogger(run.metrics),
         plugins=[AtomicCheckpointIO()],
-        callbacks=[cost, LastCheckpoint(run.checkpoints, every_n_steps=3), SliderFile(run.slider, metadata), *kill],
+        callbacks=[cost, LastCheckpoint(run.checkpoints, every_n_steps=3), SliderFile(run.slider, metadata), *ends],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -113,12 +127,10 @@ def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-at", type=int)
     parser.add_argument("--max-steps", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--data", default="teacher")
     options = vars(parser.parse_args())
     train(options.pop("pipeline"), RunFolder(options.pop("run")), **options)
 

@@ -1,9 +1,10 @@
-"""Which layers are adapted, counted on the UNet of SDXL base 1.0, and the size of the adapters on them."""
+"""Which layers are adapted, counted on the UNet of SDXL base 1.0, and the adapters that start on them."""
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from experiments.tiny_faces.pipeline import PipelineSize, build_unet
 from slider_lightning.adapters import LAYER_SETS, AdapterConfig, Slider, adapted_layers
 from slider_lightning.adapters.layers import layer_key, layer_path
 from slider_lightning.errors import InputError
@@ -81,3 +82,17 @@ def test_network_without_such_layers_is_refused() -> None:
 def test_rank_and_alpha_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"adapter {next(iter(bad))}"):
         AdapterConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_seed_alone_decides_the_initial_weights() -> None:
+    unet = build_unet(PipelineSize(unet_channels=(32, 64), unet_layers=1, text_width=32, text_width_2=32))
+    first = Slider(unet, AdapterConfig(), seed=5).state_dict()
+    torch.manual_seed(1234)
+    state = torch.get_rng_state()
+    second = Slider(unet, AdapterConfig(), seed=5).state_dict()
+    other = Slider(unet, AdapterConfig(), seed=6).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    downs = [name for name in first if name.endswith("lora_down")]
+    assert downs
+    assert all(not torch.equal(first[name], other[name]) for name in downs)

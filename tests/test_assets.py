@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,22 +53,37 @@ def test_a_damaged_list_of_hashes_is_an_input_error(folder: Path, content: str |
         verify_folder(folder)
 
 
+def write_half(path: Path, end: Callable[[], object]) -> None:
+    """Write a file and stop in the middle, as `end` does it."""
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == path.parent
+        assert temporary.suffix == path.suffix
+        end()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def fill_the_disk() -> None:
+    Path("/dev/full").write_text("x")
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     with atomic_path(path) as temporary:
         temporary.write_text("old")
-        assert not path.exists() and temporary.parent == path.parent and temporary.suffix == ".txt"
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path, interrupt)
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_full_disk_is_an_input_error_that_leaves_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    with pytest.raises(InputError, match="No space left on device"), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        Path("/dev/full").write_text("x")
+    with pytest.raises(InputError, match="No space left on device"):
+        write_half(tmp_path / "file.txt", fill_the_disk)
     assert list(tmp_path.iterdir()) == []
 
 

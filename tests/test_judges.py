@@ -1,11 +1,13 @@
 """The judges: loaders on small real models, and their measures against independent computations."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from evaluation.attributes import Attribute, schema_from_json, schema_labels, schema_slices, schema_to_json
@@ -40,7 +42,7 @@ def folder(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All four judges at their smallest, after one training step each."""
     out, work = tmp_path_factory.mktemp("judges"), tmp_path_factory.mktemp("work")
     probe = replace(ProbeSettings(), **SIZES, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), stem=8)
-    parser = replace(ParserSettings(), **SIZES, widths=(8, 8, 8, 8), decoder_width=8)
+    parser = replace(ParserSettings(), **SIZES, widths=(8, 8), depths=(1, 1), decoder_width=8)
     clip = replace(ClipSettings(), **SIZES, embed_dim=16, vision_width=8, text_width=32, text_layers=1)
     perceptual = replace(PerceptualSettings(), **SIZES, widths=(8, 8))
     train_probe(probe, pool, SCHEMA, out / "probe", work / "probe")
@@ -61,7 +63,11 @@ def images(pool: Pool) -> torch.Tensor:
 
 
 def test_schema_names_every_output_once_and_survives_json() -> None:
-    schema = (Attribute("age", "continuous"), Attribute("hair", "class", ("black", "red")), Attribute("smile", "continuous"))
+    schema = (
+        Attribute("age", "continuous"),
+        Attribute("hair", "class", ("black", "red")),
+        Attribute("smile", "continuous"),
+    )
     assert schema_labels(schema) == ("age", "hair=black", "hair=red", "smile")
     assert schema_slices(schema) == {"age": slice(0, 1), "hair": slice(1, 3), "smile": slice(3, 4)}
     assert schema_from_json(schema_to_json(schema)) == schema
@@ -108,10 +114,10 @@ def test_judges_do_not_depend_on_how_images_are_batched(judges: Judges, images: 
     assert together.shape == (96,)
 
 
-def test_eye_area_of_a_constructed_case(judges: Judges, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eye_area_of_a_constructed_case(judges: Judges, images: torch.Tensor) -> None:
     """Logits that give the eye 0.75 on a quarter of the image and nothing elsewhere."""
-    parser = judges.parser
-    eye = parser.eye_classes[0]
+    parser = deepcopy(judges.parser)
+    assert [parser.model.config.id2label[index] for index in parser.eye_classes] == ["eye"]
 
     class Fixed(torch.nn.Module):
         def __init__(self) -> None:
@@ -126,9 +132,7 @@ def test_eye_area_of_a_constructed_case(judges: Judges, images: torch.Tensor, mo
             logits[:, 1, :32, :32] = torch.log(torch.tensor(3.0))
             return type("Output", (), {"logits": logits})()
 
-    assert parser.model.config.id2label[eye] == "eye"
-    monkeypatch.setattr(parser, "model", Fixed())
-    monkeypatch.setattr(parser, "eye_classes", [1])
+    parser.model, parser.eye_classes = Fixed(), [1]
     assert torch.allclose(parser.eye_area(images), torch.full((12,), 0.75 * 32 * 32))
 
 
@@ -140,7 +144,9 @@ def test_eye_area_is_the_sum_of_the_eyes_probability(judges: Judges, images: tor
     assert torch.allclose(judges.parser.eye_area(images), area, rtol=1e-5)
 
 
-def test_clip_score_is_100_times_the_cosine_of_open_clip_itself(folder: Path, judges: Judges, images: torch.Tensor) -> None:
+def test_clip_score_is_100_times_the_cosine_of_open_clip_itself(
+    folder: Path, judges: Judges, images: torch.Tensor
+) -> None:
     texts = ["a woman, very old", "portrait of a person, with glasses"]
     source = f"local-dir:{folder / 'clip'}"
     model, _, preprocess = open_clip.create_model_and_transforms(source)
@@ -227,8 +233,6 @@ def test_judges_are_frozen_fp32_and_stored_as_fp16(judges: Judges, folder: Path)
     for judge in (judges.probe, judges.parser, judges.clip, judges.perceptual):
         assert not judge.training
         assert all(p.dtype == torch.float32 and not p.requires_grad for p in judge.parameters())
-    from safetensors.torch import load_file
-
     for name in ("probe", "parser", "clip", "perceptual"):
         weights = load_file(next((folder / name).glob("*.safetensors")))
         assert {w.dtype for w in weights.values() if w.is_floating_point()} == {torch.float16}

@@ -69,7 +69,9 @@ def test_the_loss_is_the_mean_square_and_is_taken_in_fp32() -> None:
 def test_half_precision_scores_are_not_subtracted_in_half_precision() -> None:
     positive = torch.full((1, 2, 4, 1, 1), 1.0, dtype=torch.float16)
     negative = torch.full((1, 2, 4, 1, 1), 1.0 - 2**-11, dtype=torch.float16)
-    target = slider_target(torch.full((1, 4, 1, 1), 512.0, dtype=torch.float16), positive, negative, torch.ones(1), eta=1.0)
+    target = slider_target(
+        torch.full((1, 4, 1, 1), 512.0, dtype=torch.float16), positive, negative, torch.ones(1), eta=1.0
+    )
     torch.testing.assert_close(target, torch.full((1, 4, 1, 1), 512.0 + 2 * 2**-11), rtol=0, atol=1e-6)
 
 

@@ -23,7 +23,11 @@ def run(tmp_path: Path) -> RunFolder:
 def test_the_files_have_the_names_that_readers_know(run) -> None:
     names = {path.relative_to(run.path).as_posix() for path in (run.config, run.slider, run.checkpoints, run.metrics)}
     assert names == {"config.yaml", "slider.safetensors", "checkpoints", "metrics.jsonl"}
-    assert {path.name for path in (run.summary, run.strip, run.manifest)} == {"summary.json", "strip.png", "manifest.json"}
+    assert {path.name for path in (run.summary, run.strip, run.manifest)} == {
+        "summary.json",
+        "strip.png",
+        "manifest.json",
+    }
 
 
 @pytest.mark.parametrize(("make", "problem"), [(False, "does not exist"), (True, "holds no config.yaml")])
@@ -48,7 +52,7 @@ def test_the_summary_merges_and_a_later_value_wins(run) -> None:
 
 def test_a_damaged_summary_is_refused_and_not_overwritten(run) -> None:
     run.summary.write_text('{"cost/seconds/train": 2')
-    with pytest.raises(InputError, match="summary.json"):
+    with pytest.raises(InputError, match=r"summary\.json"):
         run.update_summary({"cost/seconds/train": 1.0})
     assert run.summary.read_text() == '{"cost/seconds/train": 2'
     run.summary.write_text("[1]")
@@ -65,7 +69,7 @@ def test_a_run_that_did_not_get_that_far_is_refused(run, read) -> None:
 def test_the_manifest_says_how_the_run_was_made(run) -> None:
     run.write_manifest(seeds={"data": 3}, assets={"assets/tiny_faces": "abc"}, seconds=61.5, device="2 CPU cores")
     manifest = run.read_manifest()
-    assert manifest["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert manifest["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {"python", "torch", "lightning", "diffusers", "transformers"} <= set(manifest["versions"])
     assert (manifest["seeds"], manifest["assets"]) == ({"data": 3}, {"assets/tiny_faces": "abc"})
     assert (manifest["seconds"], manifest["device"]) == (61.5, "2 CPU cores")
@@ -93,7 +97,7 @@ def test_a_step_stands_in_the_metrics_once_however_often_a_run_starts(run) -> No
     first = JsonLinesLogger(run.metrics)
     for step in range(6):
         first.log_metrics({"train/loss": float(step)}, step)
-    with open(run.metrics, "a") as file:
+    with run.metrics.open("a") as file:
         file.write('{"step": 6, "tra')
     resumed = JsonLinesLogger(run.metrics)
     for step in (4, 5, 6):

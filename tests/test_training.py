@@ -12,7 +12,14 @@ import torch
 
 from slider_lightning.adapters import AdapterConfig, Slider, SliderBank, load_slider
 from slider_lightning.backbone import Backbone, load_backbone
-from slider_lightning.data import ConceptEmbeds, ScaleRange, TeacherBatch, TeacherConfig, TeacherDataModule, measured_cost
+from slider_lightning.data import (
+    ConceptEmbeds,
+    ScaleRange,
+    TeacherBatch,
+    TeacherConfig,
+    TeacherDataModule,
+    measured_cost,
+)
 from slider_lightning.data.batches import CachedStates, StepLoader
 from slider_lightning.data.states import rollout_noise, rollout_states
 from slider_lightning.errors import InputError
@@ -38,9 +45,12 @@ def module_and_loader(backbone: Backbone) -> tuple[TextSliderModule, StepLoader]
     for name, parameter in slider.named_parameters():
         if "lora_up" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
-    module = TextSliderModule(backbone, SliderBank(backbone.unet, [slider]), embeds.target, TextObjective(eta=3.0))
+    module = TextSliderModule(
+        backbone, SliderBank(backbone.unet, [slider]), embeds.target, TextObjective(eta=3.0), OptimizerConfig()
+    )
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    return module, StepLoader(CachedStates(states), num_steps=1000, batch_size=3, scale_range=ScaleRange(0.5, 2.0), seed=0)
+    draws = {"batch_size": 3, "scale_range": ScaleRange(0.5, 2.0), "seed": 0}
+    return module, StepLoader(CachedStates(states), num_steps=1000, **draws)
 
 
 def loss_by_hand(module: TextSliderModule, batch: TeacherBatch) -> float:
@@ -51,8 +61,9 @@ def loss_by_hand(module: TextSliderModule, batch: TeacherBatch) -> float:
         for scale in (batch.scale[row], -batch.scale[row]):
             target = batch.eps_target[row] + scale * 3.0 * direction
             with module.bank.folded(scale[None]), torch.no_grad():
-                predicted = module.backbone.predict_noise(batch.latents[[row]], batch.timestep[row], module.target_embeds)
-            errors.append(((predicted[0] - target) ** 2).mean().item())
+                latents, timestep = batch.latents[[row]], batch.timestep[row]
+                predicted = module.backbone.predict_noise(latents, timestep, module.target_embeds)[0]
+            errors.append(((predicted - target) ** 2).mean().item())
     return sum(errors) / len(errors)
 
 
@@ -68,7 +79,7 @@ def test_a_step_costs_two_forwards_a_state_and_trains_the_slider_alone(backbone)
         module.training_step(loader.batch(0), 0).backward()
     assert cost.sample_forwards == 6
     assert set(module.state_dict()) == {f"bank.{name}" for name in module.bank.state_dict()}
-    assert {id(parameter) for parameter in module.parameters()} == {id(parameter) for parameter in module.bank.parameters()}
+    assert [id(weight) for weight in module.parameters()] == [id(weight) for weight in module.bank.parameters()]
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
     assert all(parameter.grad is None for parameter in backbone.unet.parameters())
 
@@ -137,7 +148,7 @@ def test_costs_are_exact(trained) -> None:
     result, _ = trained
     assert result.cost.cost.sample_forwards == 8 * 2 * 4
     assert result.data.cost.sample_forwards == 2 * (4 * (2 + 2 * 2) - 1)
-    assert 0 < result.data.cost.seconds
+    assert result.data.cost.seconds > 0
     assert set(result.cost.cost.summary("train")) == {"cost/seconds/train", "cost/sample_forwards/train"}
 
 
@@ -161,10 +172,9 @@ def test_two_processes_train_the_slider_of_one_with_twice_the_batch(trained, pip
     result, _ = trained
     run = RunFolder(tmp_path / "run")
     arguments = [str(pipeline_folder), str(run.path), "--devices", "2", "--batch-size", "2"]
+    command = [sys.executable, "-m", "tests.short_training", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.short_training", *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True
-    )
+    process = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     pair, _ = load_slider(run.slider)
     single = result.module.bank.sliders[0].state_dict()
@@ -198,13 +208,18 @@ def test_the_learning_rate_warms_up_and_falls(decay, middle) -> None:
 
 def test_a_trainer_without_max_steps_is_refused(backbone, tmp_path) -> None:
     embeds = ConceptEmbeds.encode(backbone, CONCEPT)
-    module = TextSliderModule(backbone, SliderBank(backbone.unet, [Slider(backbone.unet, AdapterConfig())]), embeds.target)
-    data = TeacherDataModule(backbone, embeds, tmp_path, TeacherConfig(1, ROLLOUT), batch_size=2)
-    trainer = L.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
-    )
+    bank = SliderBank(backbone.unet, [Slider(backbone.unet, AdapterConfig())])
+    module = TextSliderModule(backbone, bank, embeds.target, TextObjective(), OptimizerConfig())
+    config = TeacherConfig(1, ROLLOUT)
+    data = TeacherDataModule(backbone, embeds, tmp_path, config, batch_size=2, scale_range=ScaleRange(), seed=0)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet)
     with pytest.raises(InputError, match="max_steps"):
         trainer.fit(module, data)
+
+
+def data_module(**draws: int) -> TeacherDataModule:
+    return TeacherDataModule(None, None, Path("cache"), TeacherConfig(), scale_range=ScaleRange(), **draws)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -215,8 +230,8 @@ def test_a_trainer_without_max_steps_is_refused(backbone, tmp_path) -> None:
         lambda: OptimizerConfig(warmup_steps=-1),
         lambda: OptimizerConfig(decay="step"),  # type: ignore[arg-type]
         lambda: LastCheckpoint(Path("checkpoints"), every_n_steps=0),
-        lambda: TeacherDataModule(None, None, Path("cache"), batch_size=0),  # type: ignore[arg-type]
-        lambda: TeacherDataModule(None, None, Path("cache"), seed=-1),  # type: ignore[arg-type]
+        lambda: data_module(batch_size=0, seed=0),
+        lambda: data_module(batch_size=1, seed=-1),
     ],
 )
 def test_settings_out_of_range_are_refused(make) -> None:

@@ -1,1 +1,1 @@
-"""Networks that read images: what is shown (probe, parser), what a text says of it (CLIP), how far two images are apart."""
+"""Networks that read images: attributes, parts of a face, fit to a text, distance between two images."""

@@ -57,7 +57,9 @@ class ClipJudge(nn.Module):
             ValueError: If there are neither n texts nor one.
         """
         if len(texts) not in (1, len(images)):
-            raise ValueError(f"Expected one text or {len(images)} texts for {len(images)} images, but got {len(texts)}.")
+            raise ValueError(
+                f"Expected one text or {len(images)} texts for {len(images)} images, but got {len(texts)}."
+            )
         return 100.0 * (self.embed_images(images) * self.embed_texts(texts)).sum(-1)
 
     def _device(self) -> torch.device:

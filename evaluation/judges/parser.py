@@ -32,7 +32,9 @@ class FaceParser(nn.Module):
         super().__init__()
         folder = Path(folder)
         verify_folder(folder)
-        self.model = AutoModelForSemanticSegmentation.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        self.model = AutoModelForSemanticSegmentation.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        )
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         self.size = processor_size(processor)
         self.image_mean = list(processor.image_mean)

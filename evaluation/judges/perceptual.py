@@ -1,4 +1,4 @@
-"""A perceptual distance: the LPIPS formula on a network of this project (not LPIPS-AlexNet, and not comparable to it)."""
+"""A perceptual distance: the LPIPS formula on a network of this project, not comparable to LPIPS-AlexNet."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ class FeatureTrunk(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.ReLU(),
-                nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU(),
+                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(outputs, outputs, 3, padding=1),
+                nn.ReLU(),
             )
             for inputs, outputs in zip((3, *widths[:-1]), widths, strict=True)
-        )  # fmt: skip
+        )
 
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """Activations after each stage, from fine to coarse, of images in [-1, 1]."""
@@ -79,7 +81,9 @@ class PerceptualDistance(nn.Module):
             ValueError: If the batches do not fit each other.
         """
         if first.shape != second.shape:
-            raise ValueError(f"Expected two batches of equal shape, but got {tuple(first.shape)} and {tuple(second.shape)}.")
+            raise ValueError(
+                f"Expected two batches of equal shape, but got {tuple(first.shape)} and {tuple(second.shape)}."
+            )
         check_images(first)
         check_images(second)
         return in_batches(lambda x, y: self.compare(self.features(x), self.features(y)), first, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,9 +36,15 @@ class AttributeProbe(nn.Module):
     std: Tensor
 
     def __init__(
-        self, model: nn.Module, schema: Schema, mean: Tensor, std: Tensor, size: tuple[int, int],
-        image_mean: list[float], image_std: list[float],
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        schema: Schema,
+        mean: Tensor,
+        std: Tensor,
+        size: tuple[int, int],
+        image_mean: list[float],
+        image_std: list[float],
+    ) -> None:
         super().__init__()
         self.model = model
         self.schema = schema
@@ -88,11 +95,13 @@ def set_probe_config(config: PretrainedConfig, schema: Schema, mean: Tensor, std
     labels = schema_labels(schema)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.update({
-        "attributes": schema_to_json(schema),
-        "label_mean": [round(float(value), 6) for value in mean],
-        "label_std": [round(float(value), 6) for value in std],
-    })  # fmt: skip
+    config.update(
+        {
+            "attributes": schema_to_json(schema),
+            "label_mean": [round(float(value), 6) for value in mean],
+            "label_std": [round(float(value), 6) for value in std],
+        }
+    )
 
 
 def load_probe(folder: str | Path) -> AttributeProbe:
@@ -113,18 +122,25 @@ def load_probe(folder: str | Path) -> AttributeProbe:
     schema = schema_from_json(entries)
     labels = tuple(config.id2label[index] for index in sorted(config.id2label))
     if labels != schema_labels(schema) or not len(labels) == len(config.label_mean) == len(config.label_std):
-        raise InputError(f"Expected the labels in {folder / 'config.json'} to follow its attributes; rebuild the probe.")
+        raise InputError(
+            f"Expected the labels in {folder / 'config.json'} to follow its attributes; rebuild the probe."
+        )
     model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     probe = AttributeProbe(
-        model, schema, torch.tensor(config.label_mean), torch.tensor(config.label_std),
-        processor_size(processor), list(processor.image_mean), list(processor.image_std),
-    )  # fmt: skip
+        model,
+        schema,
+        torch.tensor(config.label_mean),
+        torch.tensor(config.label_std),
+        processor_size(processor),
+        list(processor.image_mean),
+        list(processor.image_std),
+    )
     return probe.eval().requires_grad_(False)
 
 
-def processor_size(processor: object) -> tuple[int, int]:
+def processor_size(processor: Any) -> tuple[int, int]:
     """Height and width that a transformers image processor resizes to."""
-    size = getattr(processor, "size", {})
+    size = processor.size
     edge = size.get("shortest_edge")
-    return (int(size.get("height") or edge), int(size.get("width") or edge))
+    return (int(size.get("height", edge)), int(size.get("width", edge)))

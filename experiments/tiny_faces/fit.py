@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -77,7 +78,7 @@ class MetricLines(Callback):
 
 def adamw_one_cycle(
     parameters: Iterable[torch.nn.Parameter], learning_rate: float, steps: int, weight_decay: float = 1e-2
-) -> dict[str, Any]:
+) -> OptimizerLRScheduler:
     """AdamW under a schedule that warms up over 5 % of the steps and falls to zero by a cosine, for Lightning."""
     optimizer = torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -138,15 +139,26 @@ def fit(
     )
     bar = [RichProgressBar(refresh_rate=log_every)] if progress else []
     trainer = lightning.Trainer(
-        accelerator=accelerator, devices=1, max_steps=max_steps, max_epochs=1, precision=precision, logger=False,
+        accelerator=accelerator,
+        devices=1,
+        max_steps=max_steps,
+        max_epochs=1,
+        precision=precision,
+        logger=False,
         callbacks=[saver, MetricLines(work_dir / METRICS, log_every), *bar, *callbacks],
-        gradient_clip_val=gradient_clip_val, enable_progress_bar=progress, enable_model_summary=False,
-        log_every_n_steps=log_every, default_root_dir=work_dir,
-    )  # fmt: skip
+        gradient_clip_val=gradient_clip_val,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        log_every_n_steps=log_every,
+        default_root_dir=work_dir,
+    )
     loader: DataLoader[Any] = DataLoader(
-        StepBatches(make_batch, max_steps), batch_size=None, sampler=RemainingSteps(start, max_steps),
-        num_workers=num_workers, persistent_workers=num_workers > 0,
-    )  # fmt: skip
+        StepBatches(make_batch, max_steps),
+        batch_size=None,
+        sampler=RemainingSteps(start, max_steps),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
     with warnings.catch_warnings():
         # RemainingSteps continues where the checkpoint ends; Lightning cannot see that.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

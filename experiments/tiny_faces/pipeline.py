@@ -29,7 +29,7 @@ class PipelineSize:
     image_size: int = 64
     vae_channels: tuple[int, ...] = (32, 64, 96)
     vae_layers: int = 1
-    unet_channels: tuple[int, ...] = (96, 192)
+    unet_channels: tuple[int, ...] = (64, 128)
     unet_layers: int = 2
     head_dim: int = 32
     text_width: int = 96
@@ -44,25 +44,32 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
 
 
+def byte_pairs(word: str, merges: list[tuple[str, str]]) -> list[str]:
+    """A word cut into tokens by byte-pair encoding: of all neighbours that merge, the earliest merge goes first."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    parts = [*word[:-1], word[-1] + "</w>"]
+    while len(parts) > 1:
+        place = min(range(len(parts) - 1), key=lambda i: ranks.get((parts[i], parts[i + 1]), len(ranks)))
+        if (parts[place], parts[place + 1]) not in ranks:
+            break
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts
+
+
 def build_tokenizer(pad_token: str) -> CLIPTokenizer:
     """A byte-level BPE CLIPTokenizer of 77 tokens with one token per word of the captions."""
     alphabet = byte_alphabet()
-    vocabulary = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    merges: list[str] = []
-    known = set(vocabulary)
+    merges: list[tuple[str, str]] = []
     for word in VOCABULARY:
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            pair, parts = parts[:2], ["".join(parts[:2]), *parts[2:]]
-            if parts[0] not in known:
-                known.add(parts[0])
-                vocabulary.append(parts[0])
-                merges.append(" ".join(pair))
+        # Whatever earlier merges leave of the word is joined by new ones, which rank below and so never disturb earlier words.
+        while len(parts := byte_pairs(word, merges)) > 1:
+            merges.append((parts[0], parts[1]))
+    vocabulary = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
     tokens = {token: index for index, token in enumerate([*vocabulary, START, END])}
     with TemporaryDirectory() as folder:
         vocab_file, merges_file = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         vocab_file.write_text(json.dumps(tokens))
-        merges_file.write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+        merges_file.write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
         return CLIPTokenizer(str(vocab_file), str(merges_file), pad_token=pad_token, model_max_length=77)
 
 

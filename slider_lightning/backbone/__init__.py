@@ -6,7 +6,13 @@ from slider_lightning.backbone.load import load_backbone
 from slider_lightning.backbone.pixels import images_to_pil, pil_to_images
 from slider_lightning.backbone.prompts import PromptEmbeds, PromptEncoder
 from slider_lightning.backbone.sampler import SamplerConfig, count_unet_calls, sample
-from slider_lightning.backbone.schedule import ddim_scheduler, fresh_scheduler, initial_noise, step_generators, takes_generator
+from slider_lightning.backbone.schedule import (
+    ddim_scheduler,
+    fresh_scheduler,
+    initial_noise,
+    step_generators,
+    takes_generator,
+)
 
 __all__ = [
     "Backbone",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from slider_lightning.backbone.prompts import PromptEmbeds, PromptEncoder
 from slider_lightning.errors import InputError
 
-# Images decoded or encoded at once: four of 1024 px. The VAE's activations, not the UNet's, set the memory peak at 1024 px.
+# Pixels decoded or encoded at once, four images of 1024 px: there the VAE's activations set the peak of memory.
 _VAE_PIXELS = 4 * 1024 * 1024
 
 

@@ -48,7 +48,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         if end != size:
             raise ValueError(f"it should be {end} bytes long and is {size}")
     except OSError as error:
-        raise InputError(f"Expected the weights {path}, but got: {error.strerror}; fetch the checkpoint again.") from error
+        raise InputError(
+            f"Expected the weights {path}, but got: {error.strerror}; fetch the checkpoint again."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise InputError(f"Expected {path} to be a whole safetensors file, but {error}; fetch it again.") from error
     return tensors
@@ -57,10 +59,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 def fingerprint(configs: Sequence[Path], weights: Sequence[Path]) -> str:
     """SHA-256 over configuration files and weights files.
 
-    Of each tensor it takes name, stored dtype, shape and values: small tensors whole, of a large one eight blocks of 4 KiB from
-    its first to its last byte. Any training of a tensor changes every block, so another checkpoint has another
-    fingerprint, and 7 GB are read in a second or two. It is taken from the files, before any cast, so it does not depend on the dtype the model is
-    loaded in. Single damaged bytes are what `hashes.json` is for.
+    Of each tensor it takes name, stored dtype, shape and values: small tensors whole, of a large one eight blocks of
+    4 KiB from its first to its last byte. Any training of a tensor changes every block, so another checkpoint has
+    another fingerprint, and of 7 GB some 100 MB are read. It is taken from the files, before any cast, so it does not
+    depend on the dtype the model is loaded in. Single damaged bytes are what `hashes.json` is for.
 
     Args:
         configs: JSON or text files; of JSON objects the keys that only describe the saving library are left out.

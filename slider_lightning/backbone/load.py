@@ -52,7 +52,9 @@ def load_backbone(
             provide it, or dtype, resolution or device are impossible.
     """
     if dtype not in DTYPES:
-        raise InputError(f"Expected the model's dtype to be one of {', '.join(DTYPES)}, but got {dtype!r}; choose one of them.")
+        raise InputError(
+            f"Expected the model's dtype to be one of {', '.join(DTYPES)}, but got {dtype!r}; choose one of them."
+        )
     place = Path(path).expanduser()
     if path.endswith(".safetensors"):
         pipeline, digest = _load_single_file(place, DTYPES[dtype])
@@ -77,7 +79,9 @@ def load_backbone(
     try:
         return backbone.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"Expected a device that this machine has, but got {device!r} ({_line(error)}); use cpu.") from error
+        raise InputError(
+            f"Expected a device that this machine has, but got {device!r} ({_line(error)}); use cpu."
+        ) from error
 
 
 def _load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple[StableDiffusionXLPipeline, str]:
@@ -86,7 +90,9 @@ def _load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple
         verify_folder(folder)
     weights = {part: _weight_files(folder / part, variant) for part in _WEIGHTED_PARTS}
     if variant and not any("." in path.stem for files in weights.values() for path in files):
-        raise InputError(f"Expected {folder} to offer the variant {variant!r}, but it does not; leave the variant empty.")
+        raise InputError(
+            f"Expected {folder} to offer the variant {variant!r}, but it does not; leave the variant empty."
+        )
     # Before loading: a truncated file is then named, whichever library would have stumbled over it.
     digest = fingerprint(_config_files(folder), [path for files in weights.values() for path in files])
     upcast = json.loads((folder / "vae" / "config.json").read_text()).get("force_upcast", True)
@@ -101,7 +107,9 @@ def _load_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> tuple
             local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise InputError(f"Expected {folder} to hold a whole SDXL, but it does not load: {_line(error)}; fetch it again.") from error
+        raise InputError(
+            f"Expected {folder} to hold a whole SDXL, but it does not load: {_line(error)}; fetch it again."
+        ) from error
     for part, files in weights.items():
         _check_complete(getattr(pipeline, part), files, folder / part)
     return pipeline, digest
@@ -115,8 +123,8 @@ def _load_single_file(path: Path, dtype: torch.dtype) -> tuple[StableDiffusionXL
         pipeline = StableDiffusionXLPipeline.from_single_file(str(path), dtype=dtype, add_watermarker=False)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(
-            f"Expected {path} to be an SDXL checkpoint, but it does not load: {_line(error)}; its configuration comes from "
-            "the hub, so the first time needs the network."
+            f"Expected {path} to be an SDXL checkpoint, but it does not load: {_line(error)}; its configuration "
+            "comes from the hub, so the first time needs the network."
         ) from error
     if pipeline.vae.config.force_upcast:
         pipeline.vae.to(torch.float32)
@@ -132,15 +140,17 @@ def _fetch_from_hub(path: str, variant: str | None) -> Path:
         return Path(StableDiffusionXLPipeline.download(path, variant=variant, use_safetensors=True))
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"Expected a folder or a hub id, but there is no folder {path} here and the hub did not provide it: {_line(error)}; "
-            "check the name and the network, or give a local folder."
+            f"Expected a folder or a hub id, but there is no folder {path} here and the hub did not provide it: "
+            f"{_line(error)}; check the name and the network, or give a local folder."
         ) from error
 
 
 def _check_model_index(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
-        raise InputError(f"Expected {folder} to be an SDXL in diffusers layout, but it has no model_index.json; check the path.")
+        raise InputError(
+            f"Expected {folder} to be an SDXL in diffusers layout, but it has no model_index.json; check the path."
+        )
     try:
         content = json.loads(index.read_text())
         class_name = content.get("_class_name")
@@ -150,13 +160,17 @@ def _check_model_index(folder: Path) -> None:
         raise InputError(f"Expected {folder} to hold an SDXL, but it holds a {class_name}; choose an SDXL checkpoint.")
     missing = [part for part in (*_WEIGHTED_PARTS, *_TOKENIZERS, "scheduler") if not any(content.get(part) or ())]
     if missing:
-        raise InputError(f"Expected {folder} to hold a whole SDXL, but it has no {', '.join(missing)}; refiners do not do.")
+        raise InputError(
+            f"Expected {folder} to hold a whole SDXL, but it has no {', '.join(missing)}; refiners do not do."
+        )
 
 
 def _config_files(folder: Path) -> list[Path]:
     """Configurations of the networks and contents of the tokenizers, none of which the libraries insist on."""
     configs = [folder / part / "config.json" for part in _WEIGHTED_PARTS]
-    vocabularies = [[path for name in _TOKENIZER_FILES if (path := folder / part / name).is_file()] for part in _TOKENIZERS]
+    vocabularies = [
+        [path for name in _TOKENIZER_FILES if (path := folder / part / name).is_file()] for part in _TOKENIZERS
+    ]
     missing = [config for config in configs if not config.is_file()]
     missing += [folder / part for part, files in zip(_TOKENIZERS, vocabularies, strict=True) if not files]
     if missing:
@@ -173,7 +187,9 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     chosen = named or unnamed
     if not chosen:
         offered = ", ".join(path.name for path in files) or "none"
-        raise InputError(f"Expected safetensors weights in {folder} (variant {variant}), but got {offered}; check the variant.")
+        raise InputError(
+            f"Expected safetensors weights in {folder} (variant {variant}), but got {offered}; check the variant."
+        )
     return chosen
 
 
@@ -181,8 +197,8 @@ def _check_conditioning(pipeline: StableDiffusionXLPipeline, path: str) -> None:
     config = pipeline.unet.config
     if config.addition_embed_type != "text_time" or config.time_cond_proj_dim is not None:
         raise InputError(
-            f"Expected the UNet of {path} to be conditioned as SDXL's is (text_time, no guidance embedding), but it is not; "
-            "choose another checkpoint."
+            f"Expected the UNet of {path} to be conditioned as SDXL's is (text_time, no guidance embedding), but it is "
+            "not; choose another checkpoint."
         )
 
 
@@ -191,10 +207,14 @@ def _check_complete(module: nn.Module, files: Sequence[Path], folder: Path) -> N
 
     Values are counted, not names compared, because the loaders rename tensors of older checkpoints.
     """
-    stored = sum(math.prod(tensor.shape) for path in files for tensor in read_header(path).values() if "F" in tensor.dtype)
+    stored = sum(
+        math.prod(tensor.shape) for path in files for tensor in read_header(path).values() if "F" in tensor.dtype
+    )
     needed = sum(parameter.numel() for parameter in module.parameters())
     if stored < needed:
-        raise InputError(f"Expected {needed} weights in {folder}, but its files hold {stored}; fetch the checkpoint again.")
+        raise InputError(
+            f"Expected {needed} weights in {folder}, but its files hold {stored}; fetch the checkpoint again."
+        )
 
 
 def _line(error: BaseException) -> str:

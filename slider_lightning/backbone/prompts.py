@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from slider_lightning.errors import InputError
@@ -110,7 +110,7 @@ class PromptEncoder:
     def to(self, device: torch.device | str) -> None:
         """Move the text encoders, if they are still held."""
         for text_encoder in self.text_encoders or ():
-            text_encoder.to(device)
+            nn.Module.to(text_encoder, device)
 
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeds:
@@ -121,7 +121,9 @@ class PromptEncoder:
         outputs = []
         for tokenizer, text_encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             _check_length(prompt, tokenizer)
-            tokens = tokenizer([prompt], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+            tokens = tokenizer(
+                [prompt], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
+            )
             outputs.append(text_encoder(tokens.input_ids.to(text_encoder.device), output_hidden_states=True))
         prompt_embeds = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return PromptEmbeds(prompt_embeds.cpu(), outputs[-1].text_embeds.cpu())

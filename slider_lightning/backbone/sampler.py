@@ -36,11 +36,15 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
-            raise InputError(f"Expected num_inference_steps to be at least 1, but got {self.num_inference_steps}; raise it.")
+            raise InputError(
+                f"Expected num_inference_steps to be at least 1, but got {self.num_inference_steps}; raise it."
+            )
         if self.guidance_scale < 0:
             raise InputError(f"Expected guidance_scale to be 0 or more, but got {self.guidance_scale}; raise it.")
         if not 0 <= self.start_timestep <= 1000:
-            raise InputError(f"Expected start_timestep to lie in 0..1000, but got {self.start_timestep}; 750 is common.")
+            raise InputError(
+                f"Expected start_timestep to lie in 0..1000, but got {self.start_timestep}; 750 is common."
+            )
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,8 @@ def _predict(
             with bank.scales(batch.slider_scales):
                 noise_pred = backbone.predict_noise(latents, timestep, batch.embeds)
         if guided:
-            noise_pred = classifier_free_guidance(*noise_pred.chunk(2), config.guidance_scale)
+            noise_uncond, noise_cond = noise_pred.chunk(2)
+            noise_pred = classifier_free_guidance(noise_uncond, noise_cond, config.guidance_scale)
         parts.append(noise_pred)
         if on_batch is not None:
             on_batch()

@@ -46,7 +46,7 @@ def takes_generator(scheduler: SchedulerMixin) -> bool:
 def ddim_scheduler(scheduler: SchedulerMixin) -> DDIMScheduler:
     """The deterministic scheduler of rollouts, with the checkpoint's own betas, spacing and prediction type.
 
-    Its states are x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, which is what the UNet was trained on, so a state needs no
-    scaling before `predict_noise`. Nothing is clipped: latents are not bounded as pixels are.
+    Its states are x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, which is what the UNet was trained on: a state needs
+    no scaling before `predict_noise`. Nothing is clipped: latents are not bounded as pixels are.
     """
     return DDIMScheduler.from_config(scheduler.config, clip_sample=False, set_alpha_to_one=False, thresholding=False)

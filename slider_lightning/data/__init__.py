@@ -1,6 +1,12 @@
 """What a loss is fed: states of the diffusion with the frozen model's scores."""
 
-from slider_lightning.data.batches import RolloutDataModule, StateDataModule, StepLoader, TeacherBatch, TeacherDataModule
+from slider_lightning.data.batches import (
+    RolloutDataModule,
+    StateDataModule,
+    StepLoader,
+    TeacherBatch,
+    TeacherDataModule,
+)
 from slider_lightning.data.cost import Cost, measured_cost
 from slider_lightning.data.draws import ScaleRange
 from slider_lightning.data.rollout import OnPolicyConfig

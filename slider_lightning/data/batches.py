@@ -1,4 +1,4 @@
-"""Batches for the training step: a loader that is a pure function of (seed, global step), and the data modules around it."""
+"""Batches for the training step: a loader that is a pure function of (seed, step), and the data modules around it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import lightning as L
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,7 +29,7 @@ from slider_lightning.errors import InputError
 class TeacherBatch:
     """States with the frozen scores at them, and the slider scale (at least 0) that both poles are trained at.
 
-    `scale` stays in main memory: the bank plans the forward by it, and asking a device for it would wait for the device.
+    `scale` stays in main memory: the bank plans the forward by it, and reading it from a device would wait for that.
     """
 
     latents: Float[Tensor, "batch 4 h w"]
@@ -138,9 +138,10 @@ class StepLoader:
 
     def _states(self, draw: Draw) -> Sequence[TeacherStates]:
         """Rows epoch by epoch: a batch may lie on the border of two."""
+        drawn = zip(draw.epoch.tolist(), draw.index.tolist(), strict=True)
         return [
-            self.source.rows(epoch, torch.from_numpy(np.array([index for _, index in rows])))
-            for epoch, rows in groupby(zip(draw.epoch.tolist(), draw.index.tolist(), strict=True), key=lambda row: row[0])
+            self.source.rows(epoch, torch.tensor([index for _, index in rows]))
+            for epoch, rows in groupby(drawn, key=itemgetter(0))
         ]
 
 
@@ -176,6 +177,7 @@ class StateDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Makes the states ready on this process's device; `cost` then tells what it took."""
         if self.source is None:
+            assert self.trainer is not None
             self.backbone.to(self.trainer.strategy.root_device)
             with measured_cost(self.backbone) as self.cost:
                 self.source = self.open_source()
@@ -186,17 +188,19 @@ class StateDataModule(L.LightningDataModule):
         Raises:
             InputError: if the trainer has no `max_steps`.
         """
-        if self.trainer.max_steps < 1:
-            raise InputError(f"Expected trainer.max_steps to be 1 or more, but got {self.trainer.max_steps}; set it.")
+        trainer = self.trainer
+        assert trainer is not None
         assert self.source is not None
+        if trainer.max_steps < 1:
+            raise InputError(f"Expected trainer.max_steps to be 1 or more, but got {trainer.max_steps}; set it.")
         return StepLoader(
             self.source,
-            num_steps=self.trainer.max_steps * self.trainer.accumulate_grad_batches,
+            num_steps=trainer.max_steps * trainer.accumulate_grad_batches,
             batch_size=self.batch_size,
             scale_range=self.scale_range,
             seed=self.seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
         )
 
 
@@ -219,11 +223,11 @@ class TeacherDataModule(StateDataModule):
         backbone: Backbone,
         embeds: ConceptEmbeds,
         cache_dir: Path,
-        config: TeacherConfig = TeacherConfig(),
+        config: TeacherConfig,
         *,
-        batch_size: int = 8,
-        scale_range: ScaleRange = ScaleRange(),
-        seed: int = 0,
+        batch_size: int,
+        scale_range: ScaleRange,
+        seed: int,
         progress: Progress | None = None,
     ) -> None:
         super().__init__(backbone, batch_size=batch_size, scale_range=scale_range, seed=seed)
@@ -256,11 +260,11 @@ class RolloutDataModule(StateDataModule):
         backbone: Backbone,
         embeds: ConceptEmbeds,
         bank: SliderBank,
-        config: OnPolicyConfig = OnPolicyConfig(),
+        config: OnPolicyConfig,
         *,
-        batch_size: int = 8,
-        scale_range: ScaleRange = ScaleRange(),
-        seed: int = 0,
+        batch_size: int,
+        scale_range: ScaleRange,
+        seed: int,
     ) -> None:
         super().__init__(backbone, batch_size=batch_size, scale_range=scale_range, seed=seed)
         self.embeds = embeds

@@ -26,8 +26,8 @@ class ScaleRange:
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high or self.high == 0:
             raise InputError(
-                f"Expected the range of training scales as 0 <= low <= high with high above 0, but got {self.low}..{self.high}; "
-                "both poles are trained anyway, so give absolute values."
+                f"Expected the range of training scales as 0 <= low <= high with high above 0, but got "
+                f"{self.low}..{self.high}; both poles are trained anyway, so give absolute values."
             )
 
     def spread(self, uniform: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
@@ -51,7 +51,14 @@ class Draw:
 
 
 def draw_rows(
-    step: int, *, seed: int, num_states: int, batch_size: int, scale_range: ScaleRange, rank: int = 0, world_size: int = 1
+    step: int,
+    *,
+    seed: int,
+    num_states: int,
+    batch_size: int,
+    scale_range: ScaleRange,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Draw:
     """The rows of process `rank`: rows rank * batch_size .. of a global batch of world_size * batch_size.
 

@@ -1,6 +1,6 @@
-"""On-policy states: rollouts drawn with the slider on, as the paper's code does, but with every state of a rollout used."""
+"""On-policy states: rollouts drawn with the slider on, as the paper's code does, but every state of one is used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class OnPolicyConfig:
     """
 
     num_rollouts: int = 4
-    rollout: RolloutConfig = RolloutConfig()
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
     def __post_init__(self) -> None:
         if self.num_rollouts < 1:
@@ -48,8 +48,8 @@ class OnPolicyStates:
     """A buffer of states, drawn anew with the slider as it is whenever an epoch (one use of every state) begins.
 
     Noise and scales are pure functions of (seed, rollout number). The states also depend on the slider's weights at the
-    time, so a run resumed in the middle of a buffer draws that buffer again with later weights: it trains on, but is bit-equal
-    to an uninterrupted run only if it was stopped where a buffer ends.
+    time, so a run resumed in the middle of a buffer draws that buffer again with later weights: it trains on, but is
+    bit-equal to an uninterrupted run only if its checkpoint was written where a buffer ends.
 
     Args:
         backbone: the frozen model.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,7 +150,7 @@ def rollout_states(
         policy: slider that draws the rollouts; the scores stay those of the frozen model.
         on_step: called after every step of the rollouts.
     """
-    scheduler = ddim_scheduler(backbone.scheduler)
+    scheduler: Any = ddim_scheduler(backbone.scheduler)
     scheduler.set_timesteps(config.num_inference_steps)
     timesteps = scheduler.timesteps.tolist()
     preserved = len(embeds.positive)

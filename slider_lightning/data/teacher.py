@@ -1,12 +1,11 @@
 """The teacher cache: the frozen model's scores as files, computed once for every sweep that trains on them."""
 
-import errno
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +43,17 @@ class TeacherConfig:
     """
 
     num_rollouts: int = 16
-    rollout: RolloutConfig = RolloutConfig()
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dtype: str = "float32"
     rollouts_per_shard: int = 4
 
     def __post_init__(self) -> None:
-        for field in ("num_rollouts", "rollouts_per_shard"):
-            if (value := getattr(self, field)) < 1:
-                raise InputError(f"Expected data.{field} to be 1 or more, but got {value}; raise it.")
+        for name in ("num_rollouts", "rollouts_per_shard"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"Expected data.{name} to be 1 or more, but got {value}; raise it.")
         if self.dtype not in DTYPES:
-            raise InputError(f"Expected data.dtype to be one of {', '.join(DTYPES)}, but got {self.dtype!r}; choose one.")
+            names = ", ".join(DTYPES)
+            raise InputError(f"Expected data.dtype to be one of {names}, but got {self.dtype!r}; choose one.")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class TeacherCache:
     """States and frozen scores of one (model, prompts, resolution, schedule, guidance, seed), kept in a folder.
 
     The folder's name is a hash of all that the scores depend on; the number of rollouts is not among it, so asking for
-    more extends what is there. Every shard is indexed with its SHA-256 as soon as it is whole: a build that was killed goes
-    on where it stopped, a damaged or missing shard is rebuilt alone. A lock lets concurrent jobs build once.
+    more extends what is there. Every shard is indexed with its SHA-256 as soon as it is whole: a build that was killed
+    goes on where it stopped, a damaged or missing shard is rebuilt alone. A lock lets concurrent jobs build once.
 
     Args:
         root: folder of all caches.
@@ -128,7 +128,8 @@ class TeacherCache:
         states = rollout_states(self.backbone, self.embeds, noise, self.config.rollout, on_step=report)
         stored = states.to("cpu", DTYPES[self.config.dtype])
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in stored.tensors().items()})
-        shard = Shard(f"rollouts-{first:05d}-{count:03d}.safetensors", first, count, hashlib.sha256(content).hexdigest())
+        name = f"rollouts-{first:05d}-{count:03d}.safetensors"
+        shard = Shard(name, first, count, hashlib.sha256(content).hexdigest())
         with atomic_path(self.folder / shard.file) as temporary:
             temporary.write_bytes(content)
         index[first] = shard
@@ -141,7 +142,8 @@ class TeacherCache:
         path = self.folder / shard.file
         content = path.read_bytes() if path.is_file() else None
         if content is None or hashlib.sha256(content).hexdigest() != shard.sha256:
-            logger.warning("The cache shard %s is %s; it is rebuilt.", path, "missing" if content is None else "damaged")
+            problem = "missing" if content is None else "damaged"
+            logger.warning("The cache shard %s is %s; it is rebuilt.", path, problem)
             return None
         return TeacherStates(**safetensors.torch.load(content)).to("cpu", torch.float32)
 
@@ -170,7 +172,7 @@ class TeacherCache:
 
 def dependencies(backbone: Backbone, embeds: ConceptEmbeds, config: TeacherConfig) -> dict[str, Any]:
     """All that the scores depend on, as JSON: what the cache's key is made of."""
-    scheduler = ddim_scheduler(backbone.scheduler)
+    scheduler: Any = ddim_scheduler(backbone.scheduler)
     # Names that start with "_" tell versions and origins, not numbers.
     schedule = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     return {
@@ -201,8 +203,9 @@ def _locked(folder: Path) -> Iterator[None]:
             logger.info("Another job builds the teacher cache %s; waiting for it.", folder)
             lock.acquire()
     except OSError as error:
-        reason = error.strerror or errno.errorcode.get(error.errno or 0, str(error))
-        raise InputError(f"Expected to write the teacher cache {folder}, but got: {reason}; choose another folder.") from error
+        raise InputError(
+            f"Expected to write the teacher cache {folder}, but got: {error.strerror or error}; choose another folder."
+        ) from error
     try:
         yield
     finally:

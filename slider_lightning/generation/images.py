@@ -49,8 +49,8 @@ def generate_images(
     prompts = [prompts] * len(seeds) if isinstance(prompts, str) else list(prompts)
     if len(prompts) != len(seeds) or not seeds or batch_size < 1:
         raise InputError(
-            f"Expected at least one seed, one prompt or one per seed, and a batch of 1 or more, but got {len(seeds)} seeds, "
-            f"{len(prompts)} prompts and a batch of {batch_size}."
+            f"Expected at least one seed, one prompt or one per seed, and a batch of 1 or more, but got {len(seeds)} "
+            f"seeds, {len(prompts)} prompts and a batch of {batch_size}."
         )
     scale_rows = _scale_rows(scales, 0 if bank is None else len(bank.sliders))
     branches = len(scale_rows)
@@ -93,7 +93,9 @@ def _scale_rows(
     try:
         rows = torch.as_tensor(scales, dtype=torch.float32).cpu()
     except (TypeError, ValueError) as error:
-        raise InputError(f"Expected scales as numbers, or as rows of one number per slider, but got {scales!r}.") from error
+        raise InputError(
+            f"Expected scales as numbers, or as rows of one number per slider, but got {scales!r}."
+        ) from error
     rows = rows.unsqueeze(1) if rows.ndim == 1 else rows
     fits = not bool(rows.any()) if num_sliders == 0 else rows.shape[-1] == num_sliders
     if rows.ndim != 2 or not len(rows) or not fits:

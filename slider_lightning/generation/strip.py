@@ -1,5 +1,6 @@
 """The strip: rows are seeds, columns are slider scales."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def draw_strip(
     Args:
         images: in [0, 1].
         row_labels: one per row, e.g. seeds.
-        column_labels: one per column; numbers are written with their sign, sequences of numbers (several sliders) joined.
+        column_labels: one per column, written by `format_scales`.
         title: heading; it is broken into as many lines as the width asks for.
 
     Raises:
@@ -42,11 +43,13 @@ def draw_strip(
     """
     rows, columns, _, height, width = images.shape
     if (len(row_labels), len(column_labels)) != (rows, columns):
-        raise ValueError(f"Expected {rows} row and {columns} column labels, but got {len(row_labels)} and {len(column_labels)}.")
+        raise ValueError(
+            f"Expected {rows} row and {columns} column labels, but got {len(row_labels)} and {len(column_labels)}."
+        )
     factor = max(1, -(-_MIN_CELL // min(height, width)))
     cell_height, cell_width = height * factor, width * factor
     font = ImageFont.load_default(_FONT_SIZE)
-    left = max(int(font.getlength(str(label))) for label in row_labels) + 3 * _GAP
+    left = math.ceil(max(font.getlength(str(label)) for label in row_labels)) + 3 * _GAP
     total_width = left + columns * (cell_width + _GAP)
     lines = _wrap(title, font, total_width - 2 * _GAP)
     top = _GAP + _LINE * (len(lines) + 1)

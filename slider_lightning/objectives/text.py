@@ -15,14 +15,14 @@ Mode = Literal["enhance", "erase"]
 
 
 def slider_target(
-    eps_target: Float[Tensor, "batch *latent"],
-    eps_positive: Float[Tensor, "batch preserved *latent"],
-    eps_negative: Float[Tensor, "batch preserved *latent"],
+    eps_target: Float[Tensor, "batch ..."],
+    eps_positive: Float[Tensor, "batch preserved ..."],
+    eps_negative: Float[Tensor, "batch preserved ..."],
     scale: Float[Tensor, " batch"],
     eta: float,
     reduction: Reduction = "sum",
     mode: Mode = "enhance",
-) -> Float[Tensor, "batch *latent"]:
+) -> Float[Tensor, "batch ..."]:
     """What the model with the slider at `scale` should predict (eq. 4; eq. 3 when one pair of prompts is given).
 
     eps* = eps(x, c_t, t) + s * eta * sum_p (eps(x, (c+, p), t) - eps(x, (c-, p), t))
@@ -46,9 +46,7 @@ def slider_target(
     return eps_target.float() + strength.view(-1, *[1] * (eps_target.ndim - 1)) * direction
 
 
-def slider_loss(
-    noise_pred: Float[Tensor, "batch *latent"], target: Float[Tensor, "batch *latent"]
-) -> Float[Tensor, ""]:
+def slider_loss(noise_pred: Float[Tensor, "batch ..."], target: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
     """Mean squared error in fp32, whatever the dtype of the backbone."""
     return F.mse_loss(noise_pred.float(), target.float())
 
@@ -83,12 +81,13 @@ class TextObjective:
     def __post_init__(self) -> None:
         if not self.eta > 0:
             raise InputError(
-                f"Expected objective.eta to be above 0, but got {self.eta}; to turn the concept down, keep eta above 0 and "
-                "set objective.mode=erase."
+                f"Expected objective.eta to be above 0, but got {self.eta}; to turn the concept down, keep eta above 0 "
+                "and set objective.mode=erase."
             )
         for field, known in (("reduction", get_args(Reduction)), ("mode", get_args(Mode))):
             if (value := getattr(self, field)) not in known:
-                raise InputError(f"Expected objective.{field} to be one of {', '.join(known)}, but got {value!r}; choose one.")
+                names = ", ".join(known)
+                raise InputError(f"Expected objective.{field} to be one of {names}, but got {value!r}; choose one.")
 
     def both_poles(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from slider_lightning.adapters import SliderMetadata, save_slider
+from slider_lightning.adapters import Slider, SliderMetadata, save_slider
 from slider_lightning.data import Cost
 from slider_lightning.errors import InputError
 from slider_lightning.training.text_slider import TextSliderModule
@@ -32,6 +32,7 @@ class SliderFile(L.Callback):
         """
         assert isinstance(pl_module, TextSliderModule)
         slider = pl_module.bank.sliders[0]
+        assert isinstance(slider, Slider)
         if not all(bool(parameter.isfinite().all()) for parameter in slider.parameters()):
             raise InputError(
                 "Expected finite slider weights at the end of training, but they diverged, so no slider was written; "

@@ -18,8 +18,8 @@ LAST = "last"
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Trainer plugin that writes a checkpoint beside its place and moves it there.
 
-    Lightning's own writing goes through the system's temporary folder; where that is another disk, a kill during the copy
-    leaves half a checkpoint in place of the last good one.
+    Lightning's own writing goes through the system's temporary folder; where that is another disk, a kill during the
+    copy leaves half a checkpoint in place of the last good one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -28,7 +28,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             InputError: if the disk refuses; the checkpoint before stays.
         """
-        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
 
 
@@ -49,13 +49,17 @@ class LastCheckpoint(ModelCheckpoint):
         if every_n_steps < 1:
             raise InputError(f"Expected checkpoint.every_n_steps to be 1 or more, but got {every_n_steps}; raise it.")
         super().__init__(
-            dirpath=folder, every_n_train_steps=every_n_steps, save_top_k=0, save_last=True, enable_version_counter=False
+            dirpath=folder,
+            every_n_train_steps=every_n_steps,
+            save_top_k=0,
+            save_last=True,
+            enable_version_counter=False,
         )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves the end of training, wherever it fell between two checkpoints."""
         super().on_train_end(trainer, pl_module)
-        trainer.save_checkpoint(last_checkpoint_path(Path(str(self.dirpath))))
+        trainer.save_checkpoint(last_checkpoint_path(Path(str(self.dirpath))), weights_only=False)
 
 
 def last_checkpoint_path(folder: Path) -> Path:

@@ -17,8 +17,8 @@ from slider_lightning.training.run_folder import json_ready, read_json_lines
 class JsonLinesLogger(Logger):
     """Lightning logger that appends {"step", "seconds", metric: value, ...} to a file.
 
-    `seconds` counts from the making of the logger. A run that starts again, from a checkpoint or from the beginning, first
-    drops the lines of the steps it is about to log again, so a step stands in the file once.
+    `seconds` counts from the making of the logger. A run that starts again, from a checkpoint or from the beginning,
+    first drops the lines of the steps it is about to log again, so a step stands in the file once.
 
     Args:
         path: the file.
@@ -51,7 +51,7 @@ class JsonLinesLogger(Logger):
             self._drop_from(step or 0)
             self._opened = True
         row = {"step": step, "seconds": round(time.monotonic() - self._started, 3), **metrics}
-        with open(self.path, "a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps(json_ready(row), allow_nan=False) + "\n")
 
     def _drop_from(self, step: int) -> None:

@@ -15,7 +15,17 @@ from slider_lightning.assets import atomic_path
 from slider_lightning.errors import InputError
 from slider_lightning.training.checkpoints import check_checkpoint, last_checkpoint_path
 
-PACKAGES = ("slider_lightning", "torch", "lightning", "diffusers", "transformers", "safetensors", "open_clip_torch", "torchmetrics")
+# The ones whose version changes numbers.
+PACKAGES = (
+    "slider_lightning",
+    "torch",
+    "lightning",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "open_clip_torch",
+    "torchmetrics",
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,8 @@ class RunFolder:
         run = cls(Path(path))
         if not run.config.is_file():
             problem = "holds no config.yaml" if run.path.is_dir() else "does not exist"
-            raise InputError(f"Expected {path} to be the folder of a run, but it {problem}; give the folder that training printed.")
+            advice = "give the folder that training printed"
+            raise InputError(f"Expected {path} to be the folder of a run, but it {problem}; {advice}.")
         return run
 
     @property
@@ -178,7 +189,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: if the file is missing, or a line is no JSON object.
     """
-    *lines, unfinished = _read_text(path).split("\n")
+    *lines, _unfinished = _read_text(path).split("\n")
     return [_parse_json(line, path) for line in lines]
 
 
@@ -212,5 +223,7 @@ def _parse_json(text: str, path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"Expected {path} to hold JSON, but it does not ({error}); make the run again.") from error
     if not isinstance(content, dict):
-        raise InputError(f"Expected {path} to hold a JSON object, but it holds {type(content).__name__}; make the run again.")
+        raise InputError(
+            f"Expected {path} to hold a JSON object, but it holds {type(content).__name__}; make the run again."
+        )
     return content

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from slider_lightning.adapters import SliderBank
@@ -43,7 +44,8 @@ class OptimizerConfig:
             if not (value := getattr(self, field)) >= 0:
                 raise InputError(f"Expected optimizer.{field} to be 0 or more, but got {value}; raise it.")
         if self.decay not in (known := get_args(Decay)):
-            raise InputError(f"Expected optimizer.decay to be one of {', '.join(known)}, but got {self.decay!r}; choose one.")
+            names = ", ".join(known)
+            raise InputError(f"Expected optimizer.decay to be one of {names}, but got {self.decay!r}; choose one.")
 
     def lr_factor(self, step: int, max_steps: int) -> float:
         """The learning rate of an optimizer step as a share of `lr`, in (0, 1] for steps before `max_steps`."""
@@ -77,8 +79,8 @@ class TextSliderModule(L.LightningModule):
         backbone: Backbone,
         bank: SliderBank,
         target_embeds: PromptEmbeds,
-        objective: TextObjective = TextObjective(),
-        optimizer: OptimizerConfig = OptimizerConfig(),
+        objective: TextObjective,
+        optimizer: OptimizerConfig,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -105,7 +107,7 @@ class TextSliderModule(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on the slider's fp32 weights, fused on a GPU, with the learning rate set anew every step."""
         config = self.optimizer_config
         optimizer = torch.optim.AdamW(

@@ -46,13 +46,22 @@ class TrainerConfig:
     progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        counts = ("max_steps", "devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps", "checkpoint_every_n_steps")
+        counts = (
+            "max_steps",
+            "devices",
+            "num_nodes",
+            "accumulate_grad_batches",
+            "log_every_n_steps",
+            "checkpoint_every_n_steps",
+        )
         for field in counts:
             if (value := getattr(self, field)) < 1:
                 raise InputError(f"Expected trainer.{field} to be 1 or more, but got {value}; raise it.")
 
 
-def build_trainer(config: TrainerConfig, run: RunFolder, loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> L.Trainer:
+def build_trainer(
+    config: TrainerConfig, run: RunFolder, loggers: Sequence[Logger], callbacks: Sequence[Callback]
+) -> L.Trainer:
     """A Trainer that writes its checkpoints into the run folder.
 
     Raises:

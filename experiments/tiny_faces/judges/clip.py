@@ -13,6 +13,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -69,13 +70,16 @@ class ClipModule(lightning.LightningModule):
         self.log_dict({"train/loss": loss, "train/logit_scale": scale}, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         s = self.settings
         return adamw_one_cycle(self.parameters(), s.learning_rate, s.steps, s.weight_decay)
 
 
 def contrastive_loss(
-    image_embeds: Float[Tensor, "n dim"], text_embeds: Float[Tensor, "n dim"], scale: Tensor, ids: Int[Tensor, "n tokens"]
+    image_embeds: Float[Tensor, "n dim"],
+    text_embeds: Float[Tensor, "n dim"],
+    scale: Tensor,
+    ids: Int[Tensor, "n tokens"],
 ) -> Tensor:
     """Symmetric cross-entropy over a batch (Radford et al. 2021), shared evenly between pairs of equal text."""
     logits = scale.clamp(max=100) * image_embeds @ text_embeds.T

@@ -9,8 +9,9 @@ import lightning
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+from transformers import ConvNextConfig, SegformerImageProcessor, UperNetConfig, UperNetForSemanticSegmentation
 
 from evaluation.judges.preprocess import normalize
 from experiments.tiny_faces.dataset import step_generator
@@ -29,28 +30,29 @@ class ParserSettings:
     """Size and length of the training.
 
     Args:
-        widths: Channels of Segformer's stages; each halves the resolution.
-        decoder_width: Channels of the head.
+        widths: Channels of the ConvNeXt backbone's stages; each halves the resolution.
+        depths: Blocks of each stage.
+        decoder_width: Channels of UperNet's head.
         area_weight: Weight of the relative error of the eye area beside the cross-entropy.
     """
 
-    steps: int = 700
+    steps: int = 1000
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
-    widths: tuple[int, ...] = (24, 48, 96, 128)
-    depths: tuple[int, ...] = (1, 1, 1, 1)
-    decoder_width: int = 48
-    area_weight: float = 0.2
+    widths: tuple[int, ...] = (24, 48, 96)
+    depths: tuple[int, ...] = (1, 1, 2)
+    decoder_width: int = 32
+    area_weight: float = 0.3
     size: int = 64
     precision: str = "bf16-mixed"
     seed: int = 22
 
 
 class ParserModule(lightning.LightningModule):
-    """Cross-entropy with the eyes' soft coverage as target, so that summed probabilities are an area, plus that area's error."""
+    """Cross-entropy with soft coverage as the eyes' target, plus the error of the eye area."""
 
-    def __init__(self, model: SegformerForSemanticSegmentation, settings: ParserSettings) -> None:
+    def __init__(self, model: UperNetForSemanticSegmentation, settings: ParserSettings) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
@@ -67,7 +69,7 @@ class ParserModule(lightning.LightningModule):
         self.log_dict({"train/loss": loss, "train/eye_area_error": area_error}, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         s = self.settings
         return adamw_one_cycle(self.parameters(), s.learning_rate, s.steps, s.weight_decay)
 
@@ -80,17 +82,27 @@ def parse_targets(labels: Tensor, eye_mask: Tensor) -> Float[Tensor, "n classes 
     return targets
 
 
-def build_parser(settings: ParserSettings) -> SegformerForSemanticSegmentation:
-    """The network with random weights that follow from the seed; its logits have half the images' resolution."""
-    config = SegformerConfig(
-        num_encoder_blocks=4, depths=list(settings.depths), hidden_sizes=list(settings.widths),
-        strides=[2, 2, 2, 2], patch_sizes=[5, 3, 3, 3], sr_ratios=[8, 4, 2, 1], num_attention_heads=[1, 2, 4, 4],
-        mlp_ratios=[2, 2, 2, 2], decoder_hidden_size=settings.decoder_width, classifier_dropout_prob=0.0, drop_path_rate=0.0,
-        id2label=dict(enumerate(PARSE_CLASSES)), label2id={name: index for index, name in enumerate(PARSE_CLASSES)},
-    )  # fmt: skip
+def build_parser(settings: ParserSettings) -> UperNetForSemanticSegmentation:
+    """The network with random weights that follow from the seed; its logits have the images' resolution."""
+    backbone = ConvNextConfig(
+        patch_size=2,
+        num_stages=len(settings.widths),
+        hidden_sizes=list(settings.widths),
+        depths=list(settings.depths),
+        layer_scale_init_value=1.0,
+        out_features=[f"stage{stage + 1}" for stage in range(len(settings.widths))],
+    )
+    config = UperNetConfig(
+        backbone_config=backbone,
+        hidden_size=settings.decoder_width,
+        pool_scales=[1, 2],
+        use_auxiliary_head=False,
+        id2label=dict(enumerate(PARSE_CLASSES)),
+        label2id={name: index for index, name in enumerate(PARSE_CLASSES)},
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return SegformerForSemanticSegmentation(config)
+        return UperNetForSemanticSegmentation(config)
 
 
 def train_parser(settings: ParserSettings, pool: Pool, out_dir: Path, work_dir: Path) -> None:

@@ -15,6 +15,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -85,7 +86,7 @@ class PerceptualModule(lightning.LightningModule):
             for weight in self.distance.weights:
                 weight.clamp_(min=0)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         s = self.settings
         return adamw_one_cycle(self.parameters(), s.learning_rate, s.steps, s.weight_decay)
 
@@ -99,9 +100,7 @@ def ranking_loss(
     return F.softplus(-SHARPNESS * margin).mean(), (margin > 0).float().mean()
 
 
-def make_triplet(
-    reference: Tensor, other: Tensor, targets: Tensor, generator: torch.Generator
-) -> Triplet:
+def make_triplet(reference: Tensor, other: Tensor, targets: Tensor, generator: torch.Generator) -> Triplet:
     """Near and far images on one of four paths per row: towards another face, blur, noise, or a shift sideways.
 
     Args:
@@ -124,7 +123,9 @@ def make_triplet(
             reference + 0.2 * amount * noise,
             roll_sideways(reference, amounts[:, column]),
         )
-        images.append(sum(torch.where(kind == i, path, 0.0) for i, path in enumerate(paths)).clamp(0, 1))
+        images.append(
+            torch.stack([torch.where(kind == i, path, 0.0) for i, path in enumerate(paths)]).sum(0).clamp(0, 1)
+        )
     return Triplet(reference, images[0], images[1], targets)
 
 
@@ -147,9 +148,7 @@ def calibrate(distance: PerceptualDistance, pool: Pool) -> None:
         weight /= mean
 
 
-def train_perceptual(
-    settings: PerceptualSettings, pool: Pool, schema: Schema, out_dir: Path, work_dir: Path
-) -> None:
+def train_perceptual(settings: PerceptualSettings, pool: Pool, schema: Schema, out_dir: Path, work_dir: Path) -> None:
     """Trains a perceptual distance and saves it as safetensors and config.json in fp16; resumes in `work_dir`."""
     targets = label_targets(pool.faces, schema)
     standard = standardize(targets, schema, targets.mean(0), targets.std(0))

@@ -1,4 +1,4 @@
-"""Drawn faces that all judges learn from: rendered once, some as the VAE gives them back, varied a little at every use."""
+"""Drawn faces that all judges learn from: rendered once, some as the VAE gives them back, varied at every use."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Pool:
         return len(self.images)
 
     def rows(self, batch_size: int, seed: int, step: int) -> Tensor:
-        """The rows of a training step: every epoch is a fresh permutation, and a step's rows follow from (seed, step)."""
+        """The rows of a training step: every epoch is a fresh permutation, a function of (seed, step)."""
         batches = max(len(self) // batch_size, 1)
         epoch, batch = divmod(step, batches)
         order = torch.randperm(len(self), generator=step_generator(seed, epoch))
@@ -102,7 +102,7 @@ def draw(faces: Faces, size: int, reconstruct: Reconstruct | None = None, share:
 
 
 def vary(images: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:
-    """Small changes that generated images show and that leave every attribute as it is: blur, noise, gain and offset."""
+    """Small changes as generated images show them, which leave every attribute as it is."""
     n = len(images)
     amount = torch.rand(n, 4, generator=generator)
     images = torch.lerp(images, blur(images, BLUR_SIGMA), amount[:, 0, None, None, None])

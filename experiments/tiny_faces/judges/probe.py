@@ -10,6 +10,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
@@ -64,7 +65,7 @@ class ProbeModule(lightning.LightningModule):
         self.log("train/loss", losses.mean(), prog_bar=True)
         return losses.mean()
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         s = self.settings
         return adamw_one_cycle(self.parameters(), s.learning_rate, s.steps, s.weight_decay)
 
@@ -100,9 +101,14 @@ def build_probe(settings: ProbeSettings, labels: Sequence[str]) -> ResNetForImag
         torch.manual_seed(settings.seed)
         return ResNetForImageClassification(
             ResNetConfig(
-                num_channels=3, embedding_size=settings.stem, hidden_sizes=list(settings.widths),
-                depths=list(settings.depths), layer_type="basic", num_labels=len(labels),
-            )  # fmt: skip
+                num_channels=3,
+                embedding_size=settings.stem,
+                hidden_sizes=list(settings.widths),
+                depths=list(settings.depths),
+                layer_type="basic",
+                id2label=dict(enumerate(labels)),
+                label2id={label: index for index, label in enumerate(labels)},
+            )
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +22,6 @@ def finished_folder(out_dir: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         if out_dir.exists():
             shutil.rmtree(out_dir)
-        os.replace(temporary, out_dir)
+        temporary.replace(out_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

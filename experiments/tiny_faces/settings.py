@@ -1,0 +1,38 @@
+"""Everything that the build of the world can be told, one object."""
+
+from dataclasses import dataclass
+
+from experiments.tiny_faces.judges.clip import ClipSettings
+from experiments.tiny_faces.judges.parser import ParserSettings
+from experiments.tiny_faces.judges.perceptual import PerceptualSettings
+from experiments.tiny_faces.judges.probe import ProbeSettings
+from experiments.tiny_faces.pipeline import PipelineSize
+from experiments.tiny_faces.unet import UNetSettings
+from experiments.tiny_faces.vae import VaeSettings
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """Sizes and lengths of all stages; the defaults are what two CPU cores train in under 2.5 hours.
+
+    Args:
+        out_dir: the assets folder that is made.
+        work_dir: data, checkpoints and finished stages; a killed build goes on from it.
+        faces: rendered faces that the generator learns from.
+        judge_faces: rendered faces that the judges learn from.
+        measured_images: generated images that the world is measured on.
+    """
+
+    out_dir: str
+    work_dir: str = "build/tiny_faces"
+    faces: int = 24000
+    judge_faces: int = 16000
+    measured_images: int = 512
+    seed: int = 1
+    size: PipelineSize = PipelineSize()
+    vae: VaeSettings = VaeSettings()
+    unet: UNetSettings = UNetSettings()
+    probe: ProbeSettings = ProbeSettings()
+    parser: ParserSettings = ParserSettings()
+    clip: ClipSettings = ClipSettings()
+    perceptual: PerceptualSettings = PerceptualSettings()

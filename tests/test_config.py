@@ -1,0 +1,116 @@
+"""Configs: everything shipped composes and fits its classes; a typo or a wrong type is one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from slider_lightning.concepts import Concept
+from slider_lightning.config import CONF, ROOT, build, check, plain_config, register_resolvers, run_id
+from slider_lightning.errors import InputError
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(config_name: str, *overrides: str) -> dict[str, Any]:
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = plain_config(compose(config_name, list(overrides)))
+    check(config)
+    return config
+
+
+@pytest.mark.parametrize("group", ["model", "adapter", "objective", "data", "optimizer", "trainer", "logger", "sampler", "strip"])
+def test_every_option_of_a_group_fits_its_class(group: str) -> None:
+    assert options(group)
+    for option in options(group):
+        composed("train", "concept=age", f"{group}={option}", "run=outputs/test")
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_and_builds(experiment: str) -> None:
+    config = composed("train", f"experiment={experiment}", "run=outputs/test")
+    for part in ("concept", "adapter", "objective", "optimizer", "trainer", "strip", "sampler", "evaluation"):
+        build(config[part], f"{part}.")
+
+
+@pytest.mark.parametrize("name", options("concept"))
+def test_every_concept_builds_and_is_named_after_its_file(name: str) -> None:
+    concept = build(composed("train", f"concept={name}", "run=outputs/test")["concept"])
+    assert isinstance(concept, Concept)
+    assert concept.name == name
+
+
+def test_concepts_about_people_preserve_something() -> None:
+    for name in options("concept"):
+        concept: Concept = build(composed("train", f"concept={name}", "run=outputs/test")["concept"])
+        assert concept.preserve or concept.target not in ("a person", "a man", "a woman")
+
+
+def test_build_of_the_world_composes() -> None:
+    settings = build(composed("build", "unet.steps=7"))
+    assert settings.unet.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("+adapter.rnak=4", "Unknown config key adapter.rnak; did you mean adapter.rank."),
+        ("adapter.rank=four", "Expected config value adapter.rank to be of type int, but got 'four'."),
+        ("data.source.rollout.num_inference_steps=2.5", "data.source.rollout.num_inference_steps"),
+        ("objective.mode=[1]", "objective.mode"),
+    ],
+)
+def test_a_typo_or_a_wrong_type_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(InputError, match="config") as caught:
+        composed("train", "experiment=age", "run=outputs/test", override)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_value_is_named() -> None:
+    with pytest.raises(InputError, match="sliders"):
+        composed("generate", "prompt=a person")
+
+
+def test_run_id_follows_what_decides_the_result() -> None:
+    register_resolvers()
+    names = ("adapter", "seed")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        ids = [run_id(*names, _root_=compose("train", ["experiment=age", *o])) for o in ([], ["resume=true"], ["seed=1"], ["adapter.rank=8"])]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+
+
+def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["slider_lightning.train", "experiment=age", "adapter.rnak=4"], "adapter.rnak"),
+        (["slider_lightning.train", "experiment=agee"], "agee"),
+        (["slider_lightning.train", "experiment=age", "adapter.rank=0"], "adapter rank"),
+        (["slider_lightning.train", "experiment=age", "objective.eta=-1"], "objective.mode=erase"),
+        (["slider_lightning.train", "experiment=age", "adapter.layers=everything"], "everything"),
+        (["slider_lightning.train", "experiment=age", "model.path=nowhere/at/all"], "nowhere/at/all"),
+        (["slider_lightning.generate", "sliders=[none.safetensors]", "prompt=a person", "model.path=nowhere/at/all"], "nowhere/at/all"),
+        (["evaluation.evaluate", "run=nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_status_2(arguments: list[str], word: str, tmp_path: Path) -> None:
+    result = run_command(*arguments, cwd=tmp_path)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 2, result.stderr
+    assert len(errors) == 1
+    assert word in errors[0]
+    assert "Traceback" not in result.stderr
+    assert not any(path.is_file() for path in tmp_path.rglob("*")), "something half-written was left behind"
