@@ -1,121 +1,93 @@
-"""All figures of one slider, from its images."""
+"""Measure a run: `python -m evaluation.evaluate run=RUN [evaluation.num_seeds=128 ...]`."""
 
-from __future__ import annotations
+import logging
+from collections.abc import Mapping
+from typing import Any
 
-from collections.abc import Sequence
+import yaml
+from rich.console import Console
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from evaluation.config import EvaluationConfig
+from evaluation.judges.panel import load_judges
+from evaluation.measures import evaluate_slider
+from evaluation.statistics import Measure, to_record
+from evaluation.tables import slider_tables
+from slider_lightning.adapters import SliderBank, load_slider
+from slider_lightning.backbone import Backbone
+from slider_lightning.config import build
+from slider_lightning.data import measured_cost
+from slider_lightning.entry import entry_point
+from slider_lightning.errors import InputError
+from slider_lightning.generation import ProgressCallback, generate_images
+from slider_lightning.training import RunFolder
 
-from evaluation.judges.panel import Judges
-from evaluation.statistics import Measure, bootstrap, bootstrap_mean
-from evaluation.sweeps import (
-    Sweep,
-    attribute_shift,
-    check_scales,
-    interference,
-    monotone_share,
-    selectivity,
-    spearman_over_scales,
-    target_values,
-)
+logger = logging.getLogger(__name__)
+SECTIONS = ("model", "sampler", "evaluation")
 
 
-def evaluate_slider(
-    images: Float[Tensor, "seeds scales 3 height width"],
-    scales: Sequence[float],
-    target: str,
-    protected: Sequence[str],
-    judges: Judges,
-    edit_prompt: str,
-) -> dict[str, Measure]:
-    """Measures what a slider does to images.
+def evaluate(run: RunFolder, changes: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Measure]:
+    """Generate the images of a run's slider, judge them, and merge the figures into its summary.json.
 
     Args:
-        images: In [0, 1]; one row per seed, one column per scale.
-        scales: Slider scales of the columns: strictly increasing, with 0 among them.
-        target: What the slider is meant to move: an attribute of the probe, or a class as "hair_color=blond".
-        protected: Class attributes that must not flip.
-        judges: Who measures.
-        edit_prompt: The text that the upper pole should fit.
+        run: a run whose slider is trained.
+        changes: section ("evaluation", "sampler", "model") -> keys laid over the run's own config.
 
     Returns:
-        Flat figures, `<s>` being a scale such as "+1" or "-0.5" (0 is left out, where each is 0 by definition):
-        `eval/attribute_shift/<attribute>/<s>` in standard deviations against scale 0;
-        `eval/attribute_range/<attribute>`, the shift from the lowest to the highest scale;
-        `eval/monotone_share`, `eval/spearman`, `eval/selectivity`;
-        `eval/interference` over all protected attributes and `eval/interference/<attribute>` for each;
-        `eval/clip_score_shift/<s>` and `eval/perceptual_distance/<s>` against scale 0;
-        `eval/eye_area_change/<s>`, change of the mean eye area over its mean at scale 0.
+        The figures of `evaluation.measures.evaluate_slider`.
 
     Raises:
-        InputError: If scales, target or protected attributes do not fit.
-        ValueError: If the images do not fit the scales or leave [0, 1].
+        InputError: if the run, its slider, the model or a judge is missing or damaged, or a key is unknown.
     """
-    check_scales(scales)
-    if images.ndim != 5 or images.shape[1] != len(scales):
-        raise ValueError(
-            f"Expected images (seeds, {len(scales)} scales, 3, height, width), but got {tuple(images.shape)}."
+    config = run_config(run, changes or {})
+    settings: EvaluationConfig = build(config["evaluation"], "evaluation.")
+    judges = load_judges(settings.judges)
+    backbone: Backbone = build(config["model"], "model.")
+    slider, _ = load_slider(run.slider, backbone.unet)
+    bank = SliderBank(backbone.unet, [slider])
+    with measured_cost(backbone) as generation, ProgressCallback("images to measure") as on_batch:
+        images = generate_images(
+            backbone,
+            bank,
+            settings.prompt,
+            list(settings.seeds),
+            list(settings.scales),
+            build(config["sampler"], "sampler."),
+            batch_size=settings.batch_size,
+            on_batch=on_batch,
         )
-    sweep = read_sweep(images, scales, judges)
-    return attribute_measures(sweep, target, protected) | image_measures(images, sweep, judges, edit_prompt)
-
-
-def read_sweep(images: Float[Tensor, "seeds scales 3 h w"], scales: Sequence[float], judges: Judges) -> Sweep:
-    """The probe's readings of all images, per seed and scale."""
-    seeds, columns = images.shape[:2]
-    readings = {
-        name: values.unflatten(0, (seeds, columns)) for name, values in judges.probe(images.flatten(0, 1)).items()
-    }
-    return Sweep(tuple(float(s) for s in scales), readings, judges.probe.schema, judges.probe.standard_deviations())
-
-
-def attribute_measures(sweep: Sweep, target: str, protected: Sequence[str]) -> dict[str, Measure]:
-    """The figures that rest on the probe."""
-    measures: dict[str, Measure] = {}
-    for attribute in sweep.schema:
-        for column, label in edited_columns(sweep.scales):
-            measures[f"eval/attribute_shift/{attribute.name}/{label}"] = attribute_shift(sweep, attribute.name, column)
-        measures[f"eval/attribute_range/{attribute.name}"] = attribute_shift(sweep, attribute.name, -1, origin=0)
-    measures["eval/monotone_share"] = monotone_share(sweep, target)
-    measures["eval/spearman"] = bootstrap_mean(spearman_over_scales(target_values(sweep, target), sweep.scales))
-    measures["eval/selectivity"] = selectivity(sweep, target)
-    if protected:
-        measures["eval/interference"] = interference(sweep, protected)
-        measures |= {f"eval/interference/{name}": interference(sweep, [name]) for name in protected}
+    with measured_cost(backbone) as judging:
+        measures = evaluate_slider(
+            images, settings.scales, settings.target, settings.protected, judges, settings.edit_prompt
+        )
+    run.update_summary(to_record(measures) | generation.summary("generation") | judging.summary("judging"))
     return measures
 
 
-def image_measures(
-    images: Float[Tensor, "seeds scales 3 h w"], sweep: Sweep, judges: Judges, edit_prompt: str
-) -> dict[str, Measure]:
-    """The figures that rest on CLIP, the parser and the perceptual distance."""
-    shape = images.shape[:2]
-    rows = images.flatten(0, 1)
-    scores = judges.clip.score(rows, [edit_prompt]).unflatten(0, shape)
-    areas = judges.parser.eye_area(rows).unflatten(0, shape)
-    original = sweep.zero
-    measures: dict[str, Measure] = {}
-    for column, label in edited_columns(sweep.scales):
-        distance = judges.perceptual(images[:, original], images[:, column])
-        measures[f"eval/clip_score_shift/{label}"] = bootstrap_mean(scores[:, column] - scores[:, original])
-        measures[f"eval/perceptual_distance/{label}"] = bootstrap_mean(distance)
-        measures[f"eval/eye_area_change/{label}"] = relative_change(areas[:, column], areas[:, original])
-    return measures
+def run_config(run: RunFolder, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The sections of a run's config that an evaluation needs, with changes laid over them.
+
+    Raises:
+        InputError: if a section is missing.
+    """
+    stored = yaml.safe_load(run.config.read_text())
+    missing = [section for section in SECTIONS if not stored.get(section)]
+    if missing:
+        raise InputError(
+            f"Expected {run.config} to say how the run is measured, but it has no {', '.join(missing)}; train it again."
+        )
+    return {section: {**stored[section], **changes.get(section, {})} for section in SECTIONS}
 
 
-def relative_change(edited: Float[Tensor, " seeds"], original: Float[Tensor, " seeds"]) -> Measure:
-    """(mean edited - mean original) / mean original: a ratio of means, so that one tiny original cannot rule it."""
-    edited, original = edited.double(), original.double()
+@entry_point("evaluate")
+def main(config: dict[str, Any]) -> None:
+    """Evaluate from the command line."""
+    run = RunFolder.open(config["run"])
+    changes = {section: config[section] for section in SECTIONS}
+    measures = evaluate(run, changes)
+    settings = run_config(run, changes)["evaluation"]
+    Console().print(slider_tables(measures, settings["scales"], settings["target"]))
+    logger.info("All figures: %s", run.summary)
 
-    def ratio(index: Tensor) -> Tensor:
-        before = original[index].mean(1)
-        return (edited[index].mean(1) - before) / before.clamp_min(torch.finfo(torch.double).tiny)
 
-    return bootstrap(ratio, len(original))
-
-
-def edited_columns(scales: Sequence[float]) -> list[tuple[int, str]]:
-    """Column and label ("+1", "-0.5") of every scale but 0."""
-    return [(column, f"{scale:+g}") for column, scale in enumerate(scales) if scale != 0]
+if __name__ == "__main__":
+    main()

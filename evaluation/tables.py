@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group
 from rich.table import Table
 
-from evaluation.evaluate import edited_columns
+from evaluation.measures import edited_columns
 from evaluation.statistics import Measure
 
 SHIFT_PREFIX = "eval/attribute_shift/"
@@ -21,7 +21,7 @@ def format_measure(measure: Measure, digits: int = 2) -> str:
 
 
 def slider_tables(measures: Mapping[str, Measure], scales: Sequence[float], target: str) -> Group:
-    """The figures of `evaluation.evaluate.evaluate_slider` as two tables: shifts per attribute, then the rest.
+    """The figures of `evaluation.measures.evaluate_slider` as two tables: shifts per attribute, then the rest.
 
     Args:
         measures: The figures.

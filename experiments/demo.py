@@ -17,14 +17,18 @@ from slider_lightning.train import train
 def main(config: dict[str, Any]) -> None:
     """Train, measure, print."""
     started, console = time.perf_counter(), Console()
-    console.print(f"Training the slider '{config['name']}' (rank {config['adapter']['rank']}, eta {config['objective']['eta']}).")
+    console.print(
+        f"Training the slider '{config['name']}' (rank {config['adapter']['rank']}, eta {config['objective']['eta']})."
+    )
     run = train(config)
     console.print("Measuring it.")
     measures = evaluate(run)
     summary = run.read_summary()
     console.print(slider_tables(measures, config["evaluation"]["scales"], config["evaluation"]["target"]))
     console.print(cost_table(summary))
-    console.print(f"Strip: {run.strip}\nAll figures: {run.summary}\n{time.perf_counter() - started:.0f} s in all.", soft_wrap=True)
+    console.print(
+        f"Strip: {run.strip}\nAll figures: {run.summary}\n{time.perf_counter() - started:.0f} s in all.", soft_wrap=True
+    )
 
 
 def cost_table(summary: dict[str, Any]) -> Table:

@@ -30,11 +30,17 @@ class Concept:
         object.__setattr__(self, "preserve", tuple(self.preserve))
         for field in ("name", "target", "positive", "negative"):
             if not getattr(self, field).strip():
-                raise InputError(f"Expected concept `{field}` to be a non-empty text, but got a blank; fill it in conf/concept.")
+                raise InputError(
+                    f"Expected concept `{field}` to be a non-empty text, but got a blank; fill it in conf/concept."
+                )
         if self.positive == self.negative:
-            raise InputError(f"Expected concept `{self.name}` to have two poles, but positive and negative are both {self.positive!r}.")
+            raise InputError(
+                f"Expected concept `{self.name}` to have two poles, but both are {self.positive!r}; change one."
+            )
         if any(not phrase.strip() for phrase in self.preserve):
-            raise InputError(f"Expected every preserved phrase of concept `{self.name}` to be a text, but one is blank; remove it.")
+            raise InputError(
+                f"Expected every preserved phrase of concept `{self.name}` to be a text, but one is blank; remove it."
+            )
 
     def positive_prompts(self) -> tuple[str, ...]:
         """The prompts (c+, p), one per preserved phrase; (c+,) when nothing is preserved."""

@@ -20,6 +20,11 @@ CONF = ROOT / "conf"
 TARGET = "_target_"
 
 
+def portable_path(path: str) -> str:
+    """A path inside the installation as one relative to it, so that no file names a place of one machine."""
+    return str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
+
+
 def register_resolvers() -> None:
     """Make `${root:PATH}` (a path of the installation) and `${run_id:KEYS}` (a hash of config nodes) known to YAML."""
     OmegaConf.register_new_resolver("root", lambda path: str(ROOT / path), replace=True)
@@ -29,7 +34,10 @@ def register_resolvers() -> None:
 def run_id(*names: str, _root_: DictConfig) -> str:
     """Eight hex digits that change with any of the named nodes of a config."""
     nodes = {name: _root_[name] for name in names}
-    plain = {name: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node for name, node in nodes.items()}
+    plain = {
+        name: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        for name, node in nodes.items()
+    }
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -100,7 +108,8 @@ def _arguments(node: Mapping[str, Any], where: str, built: Mapping[str, Any]) ->
             hint = f"did you mean {where}{near[0]}" if near else f"known are {', '.join(sorted(parameters))}"
             raise InputError(f"Unknown config key {where}{key}; {hint}.")
     return {
-        key: built[key] if key in built else typed(value, hints.get(key, Any), f"{where}{key}") for key, value in given.items()
+        key: built[key] if key in built else typed(value, hints.get(key, Any), f"{where}{key}")
+        for key, value in given.items()
     }
 
 

@@ -55,7 +55,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                _end(f"The disk is full{f' ({error.filename})' if error.filename else ''}; free some space and run again.")
+                _end(f"Expected room on the disk for {error.filename or 'the results'}, but it is full; free some.")
 
         return main
 
@@ -66,7 +66,11 @@ def one_sentence(error: BaseException) -> str:
     """The first lines of Hydra's explanation, without its advice on stack traces."""
     cause = error.__cause__ if isinstance(error.__cause__, HydraException | OmegaConfBaseException) else None
     text = " ".join([str(error), *([str(cause)] if cause else [])])
-    kept = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(("full_key", "object_type"))]
+    kept = [
+        line.strip()
+        for line in text.splitlines()
+        if line.strip() and not line.strip().startswith(("full_key", "object_type"))
+    ]
     return textwrap.shorten("; ".join(kept), 600)
 
 

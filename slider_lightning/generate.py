@@ -26,7 +26,9 @@ def load_sliders(places: Sequence[str], backbone: Backbone) -> list[tuple[Slider
         path = RunFolder.open(place).slider if Path(place).is_dir() else Path(place)
         slider, metadata = load_slider(path, backbone.unet)
         if metadata.base_model_hash not in (None, backbone.fingerprint):
-            logger.warning("%s was trained on %s, not on %s: check its effect.", path, metadata.base_model, backbone.name)
+            logger.warning(
+                "%s was trained on %s, not on %s: check its effect.", path, metadata.base_model, backbone.name
+            )
         loaded.append((slider, metadata))
     return loaded
 
@@ -46,7 +48,10 @@ def generate(config: dict[str, Any]) -> Path:
     backbone: Backbone = build(config["model"], "model.")
     loaded = load_sliders(places, backbone)
     bank = SliderBank(backbone.unet, [slider for slider, _ in loaded])
-    names = [(metadata.concept or {}).get("name", Path(place).stem) for (_, metadata), place in zip(loaded, places, strict=True)]
+    names = [
+        (metadata.concept or {}).get("name", Path(place).stem)
+        for (_, metadata), place in zip(loaded, places, strict=True)
+    ]
     image = make_strip(backbone, bank, " + ".join(names), strip, build(config["sampler"], "sampler."))
     return save_image(image, config["out"])
 

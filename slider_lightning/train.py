@@ -14,11 +14,25 @@ from lightning.pytorch.utilities import rank_zero_only
 from slider_lightning.adapters import AdapterConfig, Slider, SliderBank, SliderMetadata
 from slider_lightning.backbone import Backbone
 from slider_lightning.concepts import Concept
-from slider_lightning.config import build
-from slider_lightning.data import ConceptEmbeds, OnPolicyConfig, RolloutDataModule, StateDataModule, TeacherDataModule, measured_cost
+from slider_lightning.config import build, portable_path
+from slider_lightning.data import (
+    ConceptEmbeds,
+    OnPolicyConfig,
+    RolloutDataModule,
+    StateDataModule,
+    TeacherDataModule,
+    measured_cost,
+)
 from slider_lightning.entry import entry_point
 from slider_lightning.generation import ProgressCallback, StripConfig, make_strip, save_image
-from slider_lightning.training import JsonLinesLogger, RunFolder, SliderFile, TextSliderModule, TrainingCost, build_trainer
+from slider_lightning.training import (
+    JsonLinesLogger,
+    RunFolder,
+    SliderFile,
+    TextSliderModule,
+    TrainingCost,
+    build_trainer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +49,11 @@ def prepare_run(run: RunFolder, config: dict[str, Any]) -> None:
 
 
 def build_data(
-    config: dict[str, Any], backbone: Backbone, embeds: ConceptEmbeds, bank: SliderBank, progress: Callable[[int, int], None]
+    config: dict[str, Any],
+    backbone: Backbone,
+    embeds: ConceptEmbeds,
+    bank: SliderBank,
+    progress: Callable[[int, int], None],
 ) -> StateDataModule:
     """The data module that `data=` names: cached teacher states, or on-policy rollouts."""
     source = build(config["data"]["source"], "data.source.")
@@ -47,7 +65,9 @@ def build_data(
     return TeacherDataModule(backbone, embeds, cache_dir, source, **shared, progress=progress)
 
 
-def slider_metadata(config: dict[str, Any], concept: Concept, adapter: AdapterConfig, backbone: Backbone) -> SliderMetadata:
+def slider_metadata(
+    config: dict[str, Any], concept: Concept, adapter: AdapterConfig, backbone: Backbone
+) -> SliderMetadata:
     """What the slider file will say about itself."""
     high = config["data"]["scale_range"]["high"]
     return SliderMetadata(
@@ -57,7 +77,7 @@ def slider_metadata(config: dict[str, Any], concept: Concept, adapter: AdapterCo
         objective=f"text_{config['objective']['mode']}",
         concept=vars(concept) | {"preserve": list(concept.preserve)},
         eta=config["objective"]["eta"],
-        base_model=config["model"]["path"],
+        base_model=portable_path(config["model"]["path"]),
         base_model_hash=backbone.fingerprint,
         useful_scales=(-high, high),
         start_timestep=config["sampler"]["start_timestep"],
@@ -74,7 +94,10 @@ def train(config: dict[str, Any]) -> RunFolder:
         InputError: for a config, model, checkpoint or disk that training cannot work with.
     """
     started, run = time.perf_counter(), RunFolder(Path(config["run"]))
-    part = {name: build(config[name], f"{name}.") for name in ("concept", "adapter", "objective", "optimizer", "trainer", "strip")}
+    part = {
+        name: build(config[name], f"{name}.")
+        for name in ("concept", "adapter", "objective", "optimizer", "trainer", "strip")
+    }
     backbone: Backbone = build(config["model"], "model.")
     embeds = ConceptEmbeds.encode(backbone, part["concept"])
     backbone.encode_prompts([part["strip"].prompt])
@@ -85,17 +108,18 @@ def train(config: dict[str, Any]) -> RunFolder:
     slider_file = SliderFile(run.slider, slider_metadata(config, part["concept"], part["adapter"], backbone))
     cost = TrainingCost()
     trainer = build_trainer(part["trainer"], run, loggers, [cost, slider_file])
+    checkpoint = run.resume_checkpoint() if config["resume"] else None
     with ProgressCallback("teacher cache, rollout steps") as progress:
         data = build_data(config, backbone, embeds, bank, progress)
         module = TextSliderModule(backbone, bank, embeds.target, part["objective"], part["optimizer"])
-        trainer.fit(module, data, ckpt_path=run.resume_checkpoint() if config["resume"] else None)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         run.update_summary(data.cost.summary("cache") | cost.cost.summary("train"))
         draw_strip_of_run(run, config, backbone, bank, part["strip"])
         log_to_wandb(run, loggers)
         run.write_manifest(
             seeds={"slider": config["seed"], "data": config["seed"]},
-            assets={config["model"]["path"]: backbone.fingerprint},
+            assets={portable_path(config["model"]["path"]): backbone.fingerprint},
             seconds=time.perf_counter() - started,
             device=str(backbone.device),
         )
@@ -103,7 +127,9 @@ def train(config: dict[str, Any]) -> RunFolder:
     return run
 
 
-def draw_strip_of_run(run: RunFolder, config: dict[str, Any], backbone: Backbone, bank: SliderBank, strip: StripConfig) -> None:
+def draw_strip_of_run(
+    run: RunFolder, config: dict[str, Any], backbone: Backbone, bank: SliderBank, strip: StripConfig
+) -> None:
     """Write strip.png and what it cost."""
     with measured_cost(backbone) as cost:
         image = make_strip(backbone, bank, config["concept"]["name"], strip, build(config["sampler"], "sampler."))

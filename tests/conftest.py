@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from experiments.tiny_faces.pipeline import PipelineSize, build_pipeline
 from slider_lightning.backbone import Backbone, load_backbone
@@ -30,9 +29,3 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backbone(pipeline_folder: Path) -> Backbone:
     """A fresh frozen backbone of that pipeline in fp32 on the CPU."""
     return load_backbone(str(pipeline_folder), dtype="float32")
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> None:
-    """The same thread count for every test, so that timings of others do not change sums."""
-    torch.set_num_threads(2)

@@ -26,7 +26,9 @@ def composed(config_name: str, *overrides: str) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize("group", ["model", "adapter", "objective", "data", "optimizer", "trainer", "logger", "sampler", "strip"])
+@pytest.mark.parametrize(
+    "group", ["model", "adapter", "objective", "data", "optimizer", "trainer", "logger", "sampler", "strip"]
+)
 def test_every_option_of_a_group_fits_its_class(group: str) -> None:
     assert options(group)
     for option in options(group):
@@ -83,14 +85,19 @@ def test_run_id_follows_what_decides_the_result() -> None:
     register_resolvers()
     names = ("adapter", "seed")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        ids = [run_id(*names, _root_=compose("train", ["experiment=age", *o])) for o in ([], ["resume=true"], ["seed=1"], ["adapter.rank=8"])]
+        ids = [
+            run_id(*names, _root_=compose("train", ["experiment=age", *o]))
+            for o in ([], ["resume=true"], ["seed=1"], ["adapter.rank=8"])
+        ]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
 
 
 def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +109,10 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["slider_lightning.train", "experiment=age", "objective.eta=-1"], "objective.mode=erase"),
         (["slider_lightning.train", "experiment=age", "adapter.layers=everything"], "everything"),
         (["slider_lightning.train", "experiment=age", "model.path=nowhere/at/all"], "nowhere/at/all"),
-        (["slider_lightning.generate", "sliders=[none.safetensors]", "prompt=a person", "model.path=nowhere/at/all"], "nowhere/at/all"),
+        (
+            ["slider_lightning.generate", "sliders=[none.safetensors]", "prompt=a person", "model.path=nowhere/at/all"],
+            "nowhere/at/all",
+        ),
         (["evaluation.evaluate", "run=nowhere"], "nowhere"),
     ],
 )

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from evaluation.attributes import Attribute, schema_from_json, schema_labels, schema_slices, schema_to_json
-from evaluation.evaluate import evaluate_slider
 from evaluation.judges.clip import load_clip
 from evaluation.judges.panel import Judges, load_judges
 from evaluation.judges.parser import FaceParser
 from evaluation.judges.perceptual import PerceptualDistance, load_perceptual
 from evaluation.judges.preprocess import normalize
 from evaluation.judges.probe import AttributeProbe, load_probe, set_probe_config
+from evaluation.measures import evaluate_slider
 from evaluation.statistics import Measure
 from experiments.tiny_faces.faces import SCHEMA
 from experiments.tiny_faces.judges.clip import ClipSettings, train_clip

@@ -8,7 +8,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from evaluation.attributes import Attribute
-from evaluation.evaluate import attribute_measures, relative_change
+from evaluation.measures import attribute_measures, relative_change
 from evaluation.sweeps import (
     Sweep,
     attribute_shift,

@@ -60,7 +60,7 @@ class ClipJudge(nn.Module):
             raise ValueError(
                 f"Expected one text or {len(images)} texts for {len(images)} images, but got {len(texts)}."
             )
-        return 100.0 * (self.embed_images(images) * self.embed_texts(texts)).sum(-1)
+        return 100.0 * (self.embed_images(images) * self.embed_texts(texts).to(images.device)).sum(-1)
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device

@@ -42,6 +42,6 @@ def normalize(
 
 @torch.no_grad()
 def in_batches(read: Callable[..., Tensor], *inputs: Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
-    """`read` over chunks of at most `batch_size` rows of all `inputs`, joined again along the first dimension."""
+    """`read` over chunks of at most `batch_size` rows of all `inputs`, joined again on the inputs' device."""
     chunks = zip(*(rows.split(batch_size) for rows in inputs), strict=True)
-    return torch.cat([read(*chunk) for chunk in chunks])
+    return torch.cat([read(*chunk).to(inputs[0].device) for chunk in chunks])

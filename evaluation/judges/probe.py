@@ -69,7 +69,7 @@ class AttributeProbe(nn.Module):
         """
         check_images(images)
         logits = in_batches(self._logits, images)
-        return decode_logits(logits, self.schema, self.mean, self.std)
+        return decode_logits(logits, self.schema, self.mean.to(logits.device), self.std.to(logits.device))
 
     def _logits(self, images: Tensor) -> Tensor:
         pixels = normalize(images.to(self.mean.device), self.size, self.image_mean, self.image_std)

@@ -1,13 +1,12 @@
 """Rebuild assets/tiny_faces from nothing: `python -m experiments.tiny_faces.build`.
 
-Every stage leaves its result in a folder whose name is a hash of all that it depends on, so a second call goes on where the
-first stopped, and a changed setting rebuilds what depends on it.
+Every stage leaves its result in a folder whose name is a hash of all that it depends on, so a second call goes on where
+the first stopped, and a changed setting rebuilds what depends on it.
 """
 
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -51,7 +50,9 @@ class WorldBuild:
 
     def folder(self, stage: str, *depends_on: Any) -> Path:
         """Work folder of a stage, named by a hash of what it depends on."""
-        text = json.dumps([asdict(d) if hasattr(d, "__dataclass_fields__") else str(d) for d in depends_on], sort_keys=True)
+        text = json.dumps(
+            [asdict(d) if hasattr(d, "__dataclass_fields__") else str(d) for d in depends_on], sort_keys=True
+        )
         return self.work / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @cached_property
@@ -93,7 +94,9 @@ class WorldBuild:
         """The rendered faces that the judges learn from, half of them as the VAE gives them back."""
         s = self.settings
         path = self.folder("pool", self.vae_folder.parent.name, s.judge_faces, s.seed).with_suffix(".safetensors")
-        return rendered_pool(path, s.judge_faces, s.seed + 1, size=s.size.image_size, reconstruct=reconstruction(self.vae_folder))
+        return rendered_pool(
+            path, s.judge_faces, s.seed + 1, size=s.size.image_size, reconstruct=reconstruction(self.vae_folder)
+        )
 
     def judge_folder(self, name: str) -> Path:
         """A trained judge in fp16."""
@@ -131,7 +134,7 @@ def finished(folder: Path, make: Callable[[Path], None]) -> Path:
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         make(partial)
-        os.replace(partial, folder)
+        partial.replace(folder)
     return folder
 
 

@@ -12,20 +12,12 @@ TEMPLATES = ("{}", "image of {}", "photo of {}", "picture of {}", "portrait of {
 AGE_WORDS = ("very young", "young", "middle-aged", "old", "very old")
 SMILE_WORDS = ("frowning", "neutral expression", "smiling")
 
-VOCABULARY: tuple[str, ...] = tuple(
-    sorted(
-        set(
-            " ".join(
-                (*TEMPLATES, *AGE_WORDS, *SMILE_WORDS, *GENDERS, *SKIN_TONES, *HAIR_COLORS, *BACKGROUNDS)
-                + ("a person", "male", "female", "with glasses", "without glasses", "curly hair", "straight hair")
-                + ("well drawn", "poorly drawn", "skin", "background", "doctor", "barista", "wearing")
-            )
-            .replace("{}", " ")
-            .replace("-", " - ")
-            .split()
-        )
-    )
+PHRASES = (
+    *(*TEMPLATES, *AGE_WORDS, *SMILE_WORDS, *GENDERS, *SKIN_TONES, *HAIR_COLORS, *BACKGROUNDS),
+    *("a person", "male", "female", "with glasses", "without glasses", "curly hair", "straight hair"),
+    *("well drawn", "poorly drawn", "skin", "background", "doctor", "barista", "wearing"),
 )
+VOCABULARY: tuple[str, ...] = tuple(sorted(set(" ".join(PHRASES).replace("{}", " ").replace("-", " - ").split())))
 """Every word that captions use; the tokenizer has one token for each."""
 
 
@@ -74,5 +66,6 @@ def captions(faces: Faces, seed: int) -> list[str]:
     """One caption per face, each a function of (seed, its place)."""
     columns = {name: column.tolist() for name, column in faces.values.items()}
     return [
-        caption({name: column[i] for name, column in columns.items()}, random.Random(f"{seed}-{i}")) for i in range(len(faces))
+        caption({name: column[i] for name, column in columns.items()}, random.Random(f"{seed}-{i}"))
+        for i in range(len(faces))
     ]

@@ -22,9 +22,9 @@ from slider_lightning.generation import ProgressCallback
 HEAD = """# tiny_faces
 
 A real SDXL of about 8 M parameters and four judges, trained from nothing on procedurally drawn faces of 64 px
-(`experiments/tiny_faces/`). `pipeline/` opens with `StableDiffusionXLPipeline.from_pretrained`, `probe/` and `parser/` with
-transformers, `clip/` with open_clip (`local-dir:`), `perceptual/` with `evaluation.judges.perceptual`. Rebuild all of it with
-`python -m experiments.tiny_faces.build`. License: Apache-2.0; no data from outside went in.
+(`experiments/tiny_faces/`). `pipeline/` opens with `StableDiffusionXLPipeline.from_pretrained`, `probe/` and `parser/`
+with transformers, `clip/` with open_clip (`local-dir:`), `perceptual/` with `evaluation.judges.perceptual`. Rebuild all
+of it with `python -m experiments.tiny_faces.build`. License: Apache-2.0; no data from outside went in.
 
 The faces are drawings. Nothing measured on them says how a slider behaves on photographs of people.
 
@@ -40,8 +40,15 @@ def write_card(out: Path, settings: BuildSettings, vae_folder: Path) -> dict[str
     quality = world | measure_judges(judges, reconstruct=lambda rows: _reconstruct(backbone, rows))
     made = {
         "settings": asdict(settings) | {"out_dir": "assets/tiny_faces"},
-        "training": {path.parent.name.rsplit("-", 1)[0]: _last_line(path) for path in sorted(Path(settings.work_dir).glob(f"*/{METRICS}"))},
-        "machine": {"processors": os.cpu_count(), "architecture": platform.machine(), "cuda": torch.cuda.is_available()},
+        "training": {
+            path.parent.name.rsplit("-", 1)[0]: _last_line(path)
+            for path in sorted(Path(settings.work_dir).glob(f"*/{METRICS}"))
+        },
+        "machine": {
+            "processors": os.cpu_count(),
+            "architecture": platform.machine(),
+            "cuda": torch.cuda.is_available(),
+        },
         "parameters": {name: _count(getattr(backbone, name)) for name in ("unet", "vae")},
     }
     save_image(images[:48], out / "samples.png", nrow=12)
@@ -49,7 +56,9 @@ def write_card(out: Path, settings: BuildSettings, vae_folder: Path) -> dict[str
         with atomic_path(out / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
     with atomic_path(out / "README.md") as temporary:
-        temporary.write_text("\n".join([HEAD, *_table("Measured quality", quality), *_table("How it was made", _flat(made))]) + "\n")
+        temporary.write_text(
+            "\n".join([HEAD, *_table("Measured quality", quality), *_table("How it was made", _flat(made))]) + "\n"
+        )
     return quality
 
 

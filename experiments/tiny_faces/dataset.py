@@ -1,6 +1,5 @@
 """Rendered faces on disk: drawn once, read by every training of the world."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,4 +80,4 @@ def _draw(path: Path, faces: Faces, size: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file({name: torch.cat(tensors) for name, tensors in parts.items()}, partial)
-    os.replace(partial, path)
+    partial.replace(path)

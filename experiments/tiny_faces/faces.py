@@ -73,7 +73,9 @@ def class_index(name: str, label: str) -> int:
 
 def is_held_out(values: dict[str, Tensor]) -> Tensor:
     """Rows (n,) bool whose attributes match a combination of HELD_OUT."""
-    rows = [torch.stack([values[k] == class_index(k, v) for k, v in combination.items()]).all(0) for combination in HELD_OUT]
+    rows = [
+        torch.stack([values[k] == class_index(k, v) for k, v in combination.items()]).all(0) for combination in HELD_OUT
+    ]
     return torch.stack(rows).any(0)
 
 
@@ -83,7 +85,8 @@ def sample_faces(n: int, seed: int, *, held_out: bool = False) -> Faces:
     Args:
         n: number of faces.
         seed: the faces are a function of (n, seed).
-        held_out: keep the combinations of HELD_OUT (for judges) instead of drawing others in their place (for the generator).
+        held_out: keep the combinations of HELD_OUT (for judges); otherwise others are drawn in their place (for the
+            generator).
     """
     generator = torch.Generator().manual_seed(seed)
     values = _sample_values(n, generator)

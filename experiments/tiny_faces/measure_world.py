@@ -17,7 +17,7 @@ from slider_lightning.generation import generate_images
 MENTION_SHARE = 0.6
 HELD_OUT_EVERY = 4
 PHRASES: dict[str, dict[str, str]] = {
-    "gender": {label: "" for label in GENDERS},
+    "gender": dict.fromkeys(GENDERS, ""),
     "glasses": {"glasses": "with glasses", "none": "without glasses"},
     "skin_tone": {label: f"{label} skin" for label in SKIN_TONES},
     "background": {label: f"{label} background" for label in BACKGROUNDS},
@@ -60,7 +60,7 @@ def measure_world(
     Returns:
         Flat figures and the images (count, 3, height, width). `world/obeyed/<attribute>` is the share of images whose
         probed class is the prompted one, `world/obeyed_held_out/<attribute>` the same for held-out combinations,
-        `world/age_spearman` the rank correlation of prompted age words with probed age; `.../n` how many prompts named it.
+        `world/age_spearman` the rank correlation of prompted age words with probed age; `.../n` how many named it.
     """
     faces = prompted_faces(count)
     config = SamplerConfig(num_inference_steps=25, guidance_scale=4.0)
@@ -71,7 +71,11 @@ def measure_world(
     for attribute in probe.schema:
         if attribute.kind == "class" and attribute.name in PHRASES:
             best = readings[attribute.name].argmax(-1).tolist()
-            hits = [(attribute.classes[b] == f.labels[attribute.name], f) for b, f in zip(best, faces, strict=True) if attribute.name in f.labels]
+            hits = [
+                (attribute.classes[b] == f.labels[attribute.name], f)
+                for b, f in zip(best, faces, strict=True)
+                if attribute.name in f.labels
+            ]
             figures |= _shares(f"world/obeyed/{attribute.name}", [hit for hit, _ in hits])
             figures |= _shares(f"world/obeyed_held_out/{attribute.name}", [hit for hit, face in hits if face.held_out])
     aged = [(AGE_WORDS.index(face.labels["age"]), i) for i, face in enumerate(faces) if "age" in face.labels]

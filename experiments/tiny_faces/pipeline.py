@@ -61,7 +61,7 @@ def build_tokenizer(pad_token: str) -> CLIPTokenizer:
     alphabet = byte_alphabet()
     merges: list[tuple[str, str]] = []
     for word in VOCABULARY:
-        # Whatever earlier merges leave of the word is joined by new ones, which rank below and so never disturb earlier words.
+        # What earlier merges leave of the word is joined by new ones, which rank below and so disturb no earlier word.
         while len(parts := byte_pairs(word, merges)) > 1:
             merges.append((parts[0], parts[1]))
     vocabulary = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
@@ -142,7 +142,9 @@ def build_pipeline(size: PipelineSize, seed: int = 0) -> StableDiffusionXLPipeli
         return StableDiffusionXLPipeline(
             vae=build_vae(size),
             text_encoder=CLIPTextModel(build_text_config(tokenizer, size.text_width, size.text_layers)),
-            text_encoder_2=CLIPTextModelWithProjection(build_text_config(tokenizer_2, size.text_width_2, size.text_layers)),
+            text_encoder_2=CLIPTextModelWithProjection(
+                build_text_config(tokenizer_2, size.text_width_2, size.text_layers)
+            ),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
             unet=build_unet(size),

@@ -16,7 +16,9 @@ PARSE_CLASSES = ("background", "hair", "skin", "eye", "brow", "glasses", "mouth"
 SKIN = torch.tensor([[0.98, 0.85, 0.76], [0.83, 0.62, 0.44], [0.45, 0.28, 0.19]])
 HAIR = torch.tensor([[0.07, 0.06, 0.08], [0.40, 0.23, 0.11], [0.93, 0.76, 0.33], [0.78, 0.26, 0.07]])
 GREY_HAIR = torch.tensor([0.74, 0.75, 0.78])
-BACKGROUND = torch.tensor([[0.30, 0.50, 0.92], [0.36, 0.74, 0.42], [0.97, 0.86, 0.32], [0.97, 0.62, 0.76], [0.95, 0.95, 0.95]])
+BACKGROUND = torch.tensor(
+    [[0.30, 0.50, 0.92], [0.36, 0.74, 0.42], [0.97, 0.86, 0.32], [0.97, 0.62, 0.76], [0.95, 0.95, 0.95]]
+)
 CLOTHES = torch.tensor([[0.20, 0.22, 0.35], [0.60, 0.18, 0.22], [0.35, 0.35, 0.36]])
 IRIS = torch.tensor([0.16, 0.20, 0.30])
 FRAME = torch.tensor([0.10, 0.10, 0.14])
@@ -73,7 +75,9 @@ class Canvas:
         gradient = torch.sqrt((u / rx**2) ** 2 + (v / ry**2) ** 2 + 1e-9) / radius
         return (radius - 1) / gradient
 
-    def segment(self, x0: Tensor | float, y0: Tensor | float, x1: Tensor | float, y1: Tensor | float, width: Tensor | float) -> Tensor:
+    def segment(
+        self, x0: Tensor | float, y0: Tensor | float, x1: Tensor | float, y1: Tensor | float, width: Tensor | float
+    ) -> Tensor:
         """Signed distance to a segment of half-width `width`."""
         dx, dy = torch.as_tensor(x1 - x0), torch.as_tensor(y1 - y0)
         u, v = self.x - x0, self.y - y0
@@ -195,8 +199,15 @@ def _back_hair(canvas: Canvas, body: Proportions, faces: Faces) -> None:
 
 def _head(canvas: Canvas, body: Proportions) -> None:
     shadow = body.skin * 0.80
-    canvas.paint(canvas.mask(torch.maximum(canvas.x.abs() - 0.17 - 0.05 * body.man, 0.5 - canvas.y)) * (canvas.y < 0.93), shadow, "skin")
-    ears = torch.minimum(canvas.ellipse(-body.head_rx, body.eye_y + 0.06, 0.07, 0.12), canvas.ellipse(body.head_rx, body.eye_y + 0.06, 0.07, 0.12))
+    canvas.paint(
+        canvas.mask(torch.maximum(canvas.x.abs() - 0.17 - 0.05 * body.man, 0.5 - canvas.y)) * (canvas.y < 0.93),
+        shadow,
+        "skin",
+    )
+    ears = torch.minimum(
+        canvas.ellipse(-body.head_rx, body.eye_y + 0.06, 0.07, 0.12),
+        canvas.ellipse(body.head_rx, body.eye_y + 0.06, 0.07, 0.12),
+    )
     canvas.paint(canvas.mask(ears) * body.man, shadow, "skin")
     down = ((canvas.y - body.head_y) / body.head_ry).clamp(0, 1)
     taper = torch.lerp(torch.tensor(0.30), torch.tensor(0.10), body.man) - 0.08 * smoothstep(body.age, 0.5, 1.0)
@@ -216,8 +227,13 @@ def _age_marks(canvas: Canvas, body: Proportions) -> None:
         x = side * 0.30 + body.turn
         canvas.paint(torch.sigmoid(-canvas.ellipse(x, 0.30, 0.09, 0.07) * 30) * blush, torch.tensor([0.96, 0.42, 0.42]))
         bag_y = body.eye_y + 0.185
-        canvas.paint(canvas.mask(canvas.segment(side * EYE_X - 0.08, bag_y, side * EYE_X + 0.08, bag_y, 0.016)) * lines * 0.8, crease)
-        fold = canvas.segment(side * 0.13 + body.turn, body.eye_y + 0.24, side * 0.25 + body.turn, body.eye_y + 0.47, 0.02)
+        canvas.paint(
+            canvas.mask(canvas.segment(side * EYE_X - 0.08, bag_y, side * EYE_X + 0.08, bag_y, 0.016)) * lines * 0.8,
+            crease,
+        )
+        fold = canvas.segment(
+            side * 0.13 + body.turn, body.eye_y + 0.24, side * 0.25 + body.turn, body.eye_y + 0.47, 0.02
+        )
         canvas.paint(canvas.mask(fold) * lines, crease)
     for height in (0.345, 0.425):
         brow_line = canvas.segment(-0.22, body.eye_y - height, 0.22, body.eye_y - height, 0.016)
@@ -236,7 +252,9 @@ def _poor_shift(faces: Faces, part: int) -> tuple[Tensor, Tensor]:
 def _nose_and_mouth(canvas: Canvas, body: Proportions, faces: Faces) -> None:
     dx, dy = _poor_shift(faces, 3)
     nose_x, nose_y = 1.6 * body.turn + dx, body.eye_y + 0.24 + dy
-    canvas.paint(canvas.mask(canvas.segment(nose_x + 0.02, nose_y - 0.14, nose_x + 0.05, nose_y, 0.016)) * 0.7, body.skin * 0.68)
+    canvas.paint(
+        canvas.mask(canvas.segment(nose_x + 0.02, nose_y - 0.14, nose_x + 0.05, nose_y, 0.016)) * 0.7, body.skin * 0.68
+    )
     canvas.paint(canvas.mask(canvas.ellipse(nose_x, nose_y, 0.065, 0.025)), body.skin * 0.62)
     dx, dy = _poor_shift(faces, 2)
     smile = faces.values["smile"][:, None, None]
@@ -247,7 +265,9 @@ def _nose_and_mouth(canvas: Canvas, body: Proportions, faces: Faces) -> None:
     open_height = 0.11 * smoothstep(smile, 0.45, 1.0) * (1 - (x / half) ** 2).clamp(0, 1)
     beside = x.abs() - half
     thickness = torch.lerp(torch.tensor(0.042), torch.tensor(0.026), body.man)
-    lips = torch.maximum(torch.maximum(curve - open_height / 2 - thickness - y, y - curve - open_height / 2 - thickness), beside)
+    lips = torch.maximum(
+        torch.maximum(curve - open_height / 2 - thickness - y, y - curve - open_height / 2 - thickness), beside
+    )
     opening = torch.maximum(torch.maximum(curve - open_height / 2 - y, y - curve - open_height / 2), beside + 0.02)
     color = torch.lerp(LIPS.expand_as(body.skin), body.skin * torch.tensor([0.62, 0.45, 0.45]), body.man[:, 0])
     canvas.paint(canvas.mask(lips), color, "mouth")
@@ -296,7 +316,9 @@ def _glasses(canvas: Canvas, body: Proportions, faces: Faces) -> None:
     bridge = canvas.segment(-0.05 + body.turn, body.eye_y, 0.05 + body.turn, body.eye_y, 0.02)
     for side in (-1.0, 1.0):
         ring = canvas.ellipse(side * EYE_X + body.turn, body.eye_y, 0.207, 0.192).abs() - 0.019
-        temple = canvas.segment(side * (EYE_X + 0.20) + body.turn, body.eye_y, side * (body.head_rx + 0.02), body.eye_y - 0.02, 0.02)
+        temple = canvas.segment(
+            side * (EYE_X + 0.20) + body.turn, body.eye_y, side * (body.head_rx + 0.02), body.eye_y - 0.02, 0.02
+        )
         frame = torch.minimum(torch.minimum(ring, temple), bridge)
         canvas.paint(canvas.mask(frame) * worn, FRAME, "glasses")
 
@@ -308,6 +330,8 @@ def _smear(canvas: Canvas, faces: Faces) -> None:
     band = torch.sigmoid((0.16 - (canvas.y - centre).abs()) * 25) * amount[:, None, None]
     layers = torch.cat([canvas.images, canvas.eye_mask[:, None]], 1)
     reach = max(round(0.09 / canvas.pixel), 1)
-    dragged = torch.stack([torch.roll(layers, step, dims=-1) for step in range(0, 3 * reach, max(reach // 2, 1))]).mean(0)
+    dragged = torch.stack([torch.roll(layers, step, dims=-1) for step in range(0, 3 * reach, max(reach // 2, 1))]).mean(
+        0
+    )
     layers = torch.lerp(layers, dragged, band[:, None])
     canvas.images, canvas.eye_mask = layers[:, :3], layers[:, 3]

@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -15,8 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.tiny_faces.captions import captions
 from experiments.tiny_faces.dataset import FaceDataset, step_generator
-from experiments.tiny_faces.fit import fit
-from experiments.tiny_faces.vae import one_cycle
+from experiments.tiny_faces.fit import adamw_one_cycle, fit
 from slider_lightning.assets import atomic_path
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -36,7 +36,7 @@ class UNetSettings:
         precision: Lightning's precision.
     """
 
-    steps: int = 3600
+    steps: int = 3000
     batch_size: int = 64
     learning_rate: float = 1e-3
     ema_decay: float = 0.998
@@ -50,9 +50,15 @@ class UNetSettings:
 class Denoiser(nn.Module):
     """UNet and text encoders of a pipeline as one trainable module: tokens in, noise prediction out."""
 
+    add_time_ids: Tensor
+
     def __init__(self, pipeline: StableDiffusionXLPipeline) -> None:
         super().__init__()
-        self.unet, self.text_encoder, self.text_encoder_2 = pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2
+        self.unet, self.text_encoder, self.text_encoder_2 = (
+            pipeline.unet,
+            pipeline.text_encoder,
+            pipeline.text_encoder_2,
+        )
         # On a CPU the backward of fused attention takes three times as long as that of plain matrix products.
         self.unet.set_attn_processor(AttnProcessor())
         for encoder in (self.text_encoder, self.text_encoder_2):
@@ -70,6 +76,8 @@ class Denoiser(nn.Module):
 
 class UNetModule(LightningModule):
     """Noise prediction with min-SNR weights and an exponential moving average of all weights."""
+
+    alphas_cumprod: Tensor
 
     def __init__(self, denoiser: Denoiser, settings: UNetSettings) -> None:
         super().__init__()
@@ -93,12 +101,9 @@ class UNetModule(LightningModule):
     def on_train_batch_end(self, *_: object) -> None:
         self.average.update_parameters(self.denoiser)
 
-    def configure_optimizers(self) -> dict[str, object]:
-        optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(), self.settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, self.settings.steps, warmup=150))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        s = self.settings
+        return adamw_one_cycle(self.denoiser.parameters(), s.learning_rate, s.steps, warmup=150)
 
 
 @torch.no_grad()
@@ -140,5 +145,13 @@ def train_unet(pipeline: StableDiffusionXLPipeline, data: FaceDataset, settings:
 
     denoiser = Denoiser(pipeline)
     module = UNetModule(denoiser, settings)
-    fit(module, batch, work_dir, settings.steps, precision=settings.precision, gradient_clip_val=1.0, checkpoint_every=200)
+    fit(
+        module,
+        batch,
+        work_dir,
+        settings.steps,
+        precision=settings.precision,
+        gradient_clip_val=1.0,
+        checkpoint_every=200,
+    )
     denoiser.load_state_dict(module.average.module.state_dict())

@@ -1,6 +1,5 @@
 """Training of the world's AutoencoderKL, and the normalisation of its latents."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +7,11 @@ import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from experiments.tiny_faces.dataset import FaceDataset, step_rows
-from experiments.tiny_faces.fit import fit
+from experiments.tiny_faces.fit import adamw_one_cycle, fit
 from experiments.tiny_faces.render import PARSE_CLASSES
 
 FEATURES = tuple(PARSE_CLASSES.index(name) for name in ("eye", "brow", "glasses", "mouth"))
@@ -37,13 +37,6 @@ class VaeSettings:
     seed: int = 11
 
 
-def one_cycle(step: int, steps: int, warmup: int = 50) -> float:
-    """Linear warm-up, then a half cosine to 1 % of the learning rate."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
-
-
 class VaeModule(LightningModule):
     """Weighted L1 + MSE reconstruction with a small KL term."""
 
@@ -62,10 +55,9 @@ class VaeModule(LightningModule):
         self.log("train/kl", kl)
         return loss + self.settings.kl_weight * kl
 
-    def configure_optimizers(self) -> dict[str, object]:
-        optimizer = torch.optim.AdamW(self.parameters(), self.settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, self.settings.steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        s = self.settings
+        return adamw_one_cycle(self.parameters(), s.learning_rate, s.steps, weight_decay=1e-4)
 
 
 def pixel_weights(labels: Tensor, feature_weight: float) -> Float[Tensor, "n 1 size size"]:

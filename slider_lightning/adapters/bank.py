@@ -56,7 +56,9 @@ class _ScalePlan:
 
     def _term(self, kind: type[Slider], columns: Sequence[int]) -> _Term:
         sliders = tuple(self._sliders[k] for k in columns)
-        return _Term(kind, sliders, kind.strengths(sliders, self._scales[:, columns]).to(self._device))
+        return _Term(
+            kind, sliders, kind.strengths(sliders, self._scales[:, columns]).to(self._device, non_blocking=True)
+        )
 
 
 class SliderBank(nn.Module):

@@ -57,6 +57,7 @@ class Backbone:
                 f"{self.resolution}; choose {max(1, self.resolution // self.vae_scale_factor) * self.vae_scale_factor}."
             )
         self.sample_forwards = 0
+        self._time_ids: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         for module in self._modules():
             module.requires_grad_(False).eval()
 
@@ -166,6 +167,12 @@ class Backbone:
         return mean, divisor / torch.tensor(config.latents_std, device=device).view(1, -1, 1, 1)
 
     def _add_time_ids(self, like: Tensor) -> Float[Tensor, "1 6"]:
-        """Original size, crop offset, target size: SDXL's micro-conditioning, for an image drawn whole."""
-        size = [self.resolution, self.resolution]
-        return like.new_tensor([[*size, 0, 0, *size]])
+        """Original size, crop offset, target size: SDXL's micro-conditioning, for an image drawn whole.
+
+        Kept per device and dtype: making it anew would wait for the device at every forward.
+        """
+        key = (like.device, like.dtype)
+        if key not in self._time_ids:
+            size = [self.resolution, self.resolution]
+            self._time_ids[key] = like.new_tensor([[*size, 0, 0, *size]])
+        return self._time_ids[key]

@@ -35,14 +35,18 @@ class StripConfig:
 
     def __post_init__(self) -> None:
         if not self.seeds or not self.scales or self.batch_size < 1:
-            raise InputError("Expected at least one seed, one scale and a batch_size of 1 or more for the strip; add them.")
+            raise InputError(
+                "Expected at least one seed, one scale and a batch_size of 1 or more for the strip; add them."
+            )
 
     def scale_rows(self, num_sliders: int) -> list[tuple[float, ...]]:
         """One row of `num_sliders` scales per column of the strip."""
         return [(s,) * num_sliders if isinstance(s, int | float) else tuple(s) for s in self.scales]
 
 
-def make_strip(backbone: Backbone, bank: SliderBank, title: str, strip: StripConfig, sampler: SamplerConfig) -> Image.Image:
+def make_strip(
+    backbone: Backbone, bank: SliderBank, title: str, strip: StripConfig, sampler: SamplerConfig
+) -> Image.Image:
     """Generate the images of a strip and draw it.
 
     Args:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from transformers import ConvNextConfig, SegformerImageProcessor, UperNetConfig, UperNetForSemanticSegmentation
+from transformers import SegformerImageProcessor, UperNetConfig, UperNetForSemanticSegmentation
 
 from evaluation.judges.preprocess import normalize
 from experiments.tiny_faces.dataset import step_generator
@@ -84,14 +84,15 @@ def parse_targets(labels: Tensor, eye_mask: Tensor) -> Float[Tensor, "n classes 
 
 def build_parser(settings: ParserSettings) -> UperNetForSemanticSegmentation:
     """The network with random weights that follow from the seed; its logits have the images' resolution."""
-    backbone = ConvNextConfig(
-        patch_size=2,
-        num_stages=len(settings.widths),
-        hidden_sizes=list(settings.widths),
-        depths=list(settings.depths),
-        layer_scale_init_value=1.0,
-        out_features=[f"stage{stage + 1}" for stage in range(len(settings.widths))],
-    )
+    backbone = {
+        "model_type": "convnext",
+        "patch_size": 2,
+        "num_stages": len(settings.widths),
+        "hidden_sizes": list(settings.widths),
+        "depths": list(settings.depths),
+        "layer_scale_init_value": 1.0,
+        "out_features": [f"stage{stage + 1}" for stage in range(len(settings.widths))],
+    }
     config = UperNetConfig(
         backbone_config=backbone,
         hidden_size=settings.decoder_width,
