@@ -1,16 +1,20 @@
 """What every entry point shares: compose the config, run the task, end bad input with one sentence and status 2."""
 
 import errno
+import logging
 import os
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
+import diffusers
 import hydra
+import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -34,6 +38,7 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
         @wraps(task)
         def checked_task(config: DictConfig) -> None:
             try:
+                quiet_libraries()
                 plain = plain_config(config)
                 check(plain)
                 task(plain)
@@ -60,6 +65,14 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
         return main
 
     return decorate
+
+
+def quiet_libraries() -> None:
+    """Switch off the bars that loading a checkpoint draws, and Lightning's hints: both hide what the user asked for."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
 
 
 def one_sentence(error: BaseException) -> str:

@@ -26,7 +26,7 @@ class BuildSettings:
     out_dir: str
     work_dir: str = "build/tiny_faces"
     faces: int = 24000
-    judge_faces: int = 16000
+    judge_faces: int = 12000
     measured_images: int = 512
     seed: int = 1
     size: PipelineSize = PipelineSize()

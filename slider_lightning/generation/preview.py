@@ -86,8 +86,7 @@ class ProgressCallback:
         return self._advance
 
     def __exit__(self, *_: object) -> None:
-        if self._running:
-            self._progress.stop()
+        self._stop()
 
     def _advance(self, done: int, total: int) -> None:
         if not self._running:
@@ -95,3 +94,11 @@ class ProgressCallback:
             self._progress.start()
             self._progress.add_task(self._description, total=total)
         self._progress.update(self._progress.task_ids[0], completed=done, total=total)
+        if done >= total:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Leave the terminal to the next bar: only one can be live at a time."""
+        if self._running:
+            self._running = False
+            self._progress.stop()
