@@ -124,7 +124,8 @@ class WorldBuild:
             shutil.rmtree(out / name, ignore_errors=True)
             shutil.copytree(folder, out / name)
             write_hashes(out / name)
-        write_card(out, self.settings, self.vae_folder)
+        made_of = {"vae": self.vae_folder, "unet": self.pipeline_folder, **{name: parts[name] for name in JUDGES}}
+        write_card(out, self.settings, {name: folder.parent for name, folder in made_of.items()})
         return out
 
 

@@ -17,6 +17,7 @@ from experiments.tiny_faces.measure_world import measure_world
 from experiments.tiny_faces.settings import BuildSettings
 from slider_lightning.assets import atomic_path
 from slider_lightning.backbone import Backbone, load_backbone
+from slider_lightning.config import portable_path
 from slider_lightning.generation import ProgressCallback
 
 HEAD = """# tiny_faces
@@ -32,18 +33,24 @@ The faces are drawings. Nothing measured on them says how a slider behaves on ph
 """
 
 
-def write_card(out: Path, settings: BuildSettings, vae_folder: Path) -> dict[str, Any]:
-    """Measure the world in `out`, and write README.md, quality.json and samples.png there."""
+def write_card(out: Path, settings: BuildSettings, work_folders: dict[str, Path]) -> dict[str, Any]:
+    """Measure the world in `out`, and write README.md, quality.json, made.json and samples.png there.
+
+    Args:
+        out: the assets folder with pipeline and judges.
+        settings: what the build was told.
+        work_folders: stage -> the folder that its training logged to.
+
+    Returns:
+        The measured quality.
+    """
     backbone, judges = load_backbone(str(out / "pipeline")), load_judges(out)
     with ProgressCallback("measuring the generator") as on_batch:
         world, images = measure_world(backbone, judges.probe, settings.measured_images, on_batch)
     quality = world | measure_judges(judges, reconstruct=lambda rows: _reconstruct(backbone, rows))
     made = {
-        "settings": asdict(settings) | {"out_dir": "assets/tiny_faces"},
-        "training": {
-            path.parent.name.rsplit("-", 1)[0]: _last_line(path)
-            for path in sorted(Path(settings.work_dir).glob(f"*/{METRICS}"))
-        },
+        "settings": asdict(settings) | {"out_dir": portable_path(settings.out_dir)},
+        "training": {name: _last_line(folder / METRICS) for name, folder in work_folders.items()},
         "machine": {
             "processors": os.cpu_count(),
             "architecture": platform.machine(),
