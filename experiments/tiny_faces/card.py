@@ -1,5 +1,6 @@
 """The model card of the world: how it was made and how good it is, measured on what was written to disk."""
 
+import itertools
 import json
 import os
 import platform
@@ -50,7 +51,7 @@ def write_card(out: Path, settings: BuildSettings, work_folders: dict[str, Path]
     quality = world | measure_judges(judges, reconstruct=lambda rows: _reconstruct(backbone, rows))
     made = {
         "settings": asdict(settings) | {"out_dir": portable_path(settings.out_dir)},
-        "training": {name: _last_line(folder / METRICS) for name, folder in work_folders.items()},
+        "training": {name: _training(folder / METRICS) for name, folder in work_folders.items()},
         "machine": {
             "processors": os.cpu_count(),
             "architecture": platform.machine(),
@@ -77,9 +78,11 @@ def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _last_line(path: Path) -> dict[str, Any]:
-    line: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
-    return line
+def _training(path: Path) -> dict[str, Any]:
+    """The last logged line of a training, with the seconds of all its processes: each starts to count at zero."""
+    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    ends = [line for line, following in itertools.pairwise(lines) if following["seconds"] < line["seconds"]]
+    return {**lines[-1], "seconds": round(sum(line["seconds"] for line in [*ends, lines[-1]]), 1)}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -36,7 +36,7 @@ class ProbeSettings:
         size: Side in pixels that images are resized to before the stem.
     """
 
-    steps: int = 2400
+    steps: int = 2000
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 2e-2
