@@ -77,7 +77,7 @@ class WorldBuild:
 
     @cached_property
     def pipeline_folder(self) -> Path:
-        """The whole trained pipeline in fp16."""
+        """The whole trained pipeline, UNet and VAE in fp16."""
         s = self.settings
         work = self.folder("unet", s.size, s.unet, self.vae_folder.parent.name)
 
@@ -85,7 +85,10 @@ class WorldBuild:
             pipeline = build_pipeline(s.size)
             pipeline.register_modules(vae=AutoencoderKL.from_pretrained(self.vae_folder, torch_dtype=torch.float32))
             train_unet(pipeline, self.faces, s.unet, work)
-            pipeline.to(dtype=torch.float16).save_pretrained(folder)
+            # The text encoders stay in fp32: transformers loads a file in the dtype it was saved in, diffusers in fp32.
+            pipeline.unet.half()
+            pipeline.vae.half()
+            pipeline.save_pretrained(folder)
 
         return finished(work / "done", make)
 

@@ -41,7 +41,7 @@ class PerceptualSettings:
         size: Side in pixels at which images are compared.
     """
 
-    steps: int = 700
+    steps: int = 400
     batch_size: int = 48
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
