@@ -112,6 +112,20 @@ def vary(images: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[
     return (images * gain + offset + noise).clamp(0, 1)
 
 
+def mirror_and_shift(
+    images: Float[Tensor, "n 3 h w"], generator: torch.Generator, reach: int = 2
+) -> Float[Tensor, "n 3 h w"]:
+    """Half of the images mirrored, each moved by up to `reach` pixels, edges replicated: no attribute changes by that."""
+    n, _, height, width = images.shape
+    mirrored = torch.rand(n, generator=generator) < 0.5
+    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    dy, dx = torch.randint(-reach, reach + 1, (2, n), generator=generator)
+    rows = (torch.arange(height) + dy[:, None]).clamp(0, height - 1)
+    columns = (torch.arange(width) + dx[:, None]).clamp(0, width - 1)
+    batch = torch.arange(n)[:, None, None]
+    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
 def blur(images: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
     """Gaussian blur with `sigma` in pixels, edges replicated."""
     reach = max(int(3 * sigma + 0.5), 1)

@@ -19,7 +19,7 @@ from evaluation.judges.preprocess import normalize
 from evaluation.judges.probe import set_probe_config
 from experiments.tiny_faces.dataset import step_generator
 from experiments.tiny_faces.fit import adamw_one_cycle, fit
-from experiments.tiny_faces.judges.pool import Pool, label_targets, to_floats, vary
+from experiments.tiny_faces.judges.pool import Pool, label_targets, mirror_and_shift, to_floats, vary
 from experiments.tiny_faces.judges.saving import finished_folder
 
 MEAN_STD = (0.5, 0.5, 0.5)
@@ -36,7 +36,7 @@ class ProbeSettings:
         size: Side in pixels that images are resized to before the stem.
     """
 
-    steps: int = 2000
+    steps: int = 4000
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 2e-2
@@ -121,7 +121,8 @@ def train_probe(settings: ProbeSettings, pool: Pool, schema: Schema, out_dir: Pa
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rows = pool.rows(settings.batch_size, settings.seed, step)
-        return vary(to_floats(pool.images[rows]), step_generator(settings.seed, step)), standard[rows]
+        generator = step_generator(settings.seed, step)
+        return mirror_and_shift(vary(to_floats(pool.images[rows]), generator), generator), standard[rows]
 
     fit(module, batch, work_dir, settings.steps, precision=settings.precision)
     set_probe_config(module.model.config, schema, mean, std)
