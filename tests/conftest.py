@@ -1,11 +1,14 @@
-"""Fixtures: a real SDXL pipeline of the smallest size, with random weights, saved as a folder."""
+"""Shared by the tests: configs as commands compose them, and a real SDXL pipeline of the smallest size, with random weights, saved as a folder."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from experiments.tiny_faces.pipeline import PipelineSize, build_pipeline
 from slider_lightning.backbone import Backbone, load_backbone
+from slider_lightning.config import CONF, check, plain_config, register_resolvers
 
 SMALLEST = PipelineSize(
     vae_channels=(16, 16, 16),
@@ -15,6 +18,15 @@ SMALLEST = PipelineSize(
     text_width_2=32,
     text_layers=2,
 )
+
+
+def composed(config_name: str, *overrides: str) -> dict[str, Any]:
+    """The plain, checked config of a command line."""
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = plain_config(compose(config_name, list(overrides)))
+    check(config)
+    return config
 
 
 @pytest.fixture(scope="session")

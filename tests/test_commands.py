@@ -2,19 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from evaluation.evaluate import evaluate
-from slider_lightning.config import CONF, check, plain_config, register_resolvers
 from slider_lightning.errors import InputError
 from slider_lightning.generate import generate
 from slider_lightning.train import train
 from slider_lightning.training import RunFolder
+from tests.conftest import composed
 
 QUICK = (
     "trainer.max_steps=6",
@@ -26,14 +24,6 @@ QUICK = (
     "strip.scales=[-1,0,1]",
     "evaluation.num_seeds=4",
 )
-
-
-def composed(config_name: str, *overrides: str) -> dict[str, Any]:
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = plain_config(compose(config_name, list(overrides)))
-    check(config)
-    return config
 
 
 @pytest.fixture(scope="module")

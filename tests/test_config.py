@@ -4,26 +4,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from slider_lightning.concepts import Concept
-from slider_lightning.config import CONF, ROOT, build, check, plain_config, register_resolvers, run_id
+from slider_lightning.config import CONF, ROOT, build, register_resolvers, run_id
 from slider_lightning.errors import InputError
+from tests.conftest import composed
 
 
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def composed(config_name: str, *overrides: str) -> dict[str, Any]:
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = plain_config(compose(config_name, list(overrides)))
-    check(config)
-    return config
 
 
 @pytest.mark.parametrize(

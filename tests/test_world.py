@@ -62,7 +62,7 @@ def test_judges_know_rendered_faces(judges: Judges) -> None:
         else:
             assert figures[f"judges/probe/r2/{attribute.name}"] >= 0.94
     assert figures["judges/parser/eye_area_error"] <= 0.06
-    assert figures["judges/clip/caption_choice"] >= 0.85
+    assert figures["judges/clip/caption_choice"] >= 0.7
     assert figures["judges/perceptual/order"] >= 0.85
 
 

@@ -115,7 +115,7 @@ def vary(images: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[
 def mirror_and_shift(
     images: Float[Tensor, "n 3 h w"], generator: torch.Generator, reach: int = 2
 ) -> Float[Tensor, "n 3 h w"]:
-    """Half of the images mirrored, each moved by up to `reach` pixels, edges replicated: no attribute changes by that."""
+    """Half of the images mirrored, each moved by up to `reach` pixels, edges replicated; no attribute changes."""
     n, _, height, width = images.shape
     mirrored = torch.rand(n, generator=generator) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
