@@ -1,4 +1,4 @@
-"""Shared by the tests: configs as commands compose them, and a real SDXL pipeline of the smallest size, with random weights, saved as a folder."""
+"""Shared by the tests: configs as commands compose them, and the smallest real SDXL with random weights."""
 
 from pathlib import Path
 from typing import Any
