@@ -60,7 +60,7 @@ def test_judges_know_rendered_faces(judges: Judges) -> None:
         if attribute.kind == "class":
             assert figures[f"judges/probe/accuracy/{attribute.name}"] >= 0.96
         else:
-            assert figures[f"judges/probe/r2/{attribute.name}"] >= 0.94
+            assert figures[f"judges/probe/r2_well_drawn/{attribute.name}"] >= 0.94
     assert figures["judges/parser/eye_area_error"] <= 0.06
     assert figures["judges/clip/caption_choice"] >= 0.7
     assert figures["judges/perceptual/order"] >= 0.85

@@ -13,7 +13,7 @@ from evaluation.judges.parser import FaceParser
 from evaluation.judges.perceptual import PerceptualDistance
 from evaluation.judges.probe import AttributeProbe
 from experiments.tiny_faces.captions import tags
-from experiments.tiny_faces.faces import Faces, sample_faces
+from experiments.tiny_faces.faces import Faces, class_index, sample_faces
 from experiments.tiny_faces.judges.perceptual import make_triplet
 from experiments.tiny_faces.render import render
 
@@ -35,8 +35,8 @@ def measure_judges(
             for reconstructed images, under "judges/reconstructed/".
 
     Returns:
-        Flat figures: `judges/probe/r2/<attribute>`, `judges/probe/accuracy/<attribute>`,
-        `judges/parser/eye_area_error` (mean of |measured - true| / true), `judges/parser/eye_area_bias` (mean measured
+        Flat figures: `judges/probe/r2/<attribute>`, `judges/probe/r2_well_drawn/<attribute>`,
+        `judges/probe/accuracy/<attribute>`, `judges/parser/eye_area_error` (mean of |measured - true| / true), `judges/parser/eye_area_bias` (mean measured
         over mean true, minus 1), `judges/clip/caption_choice` (share of images whose own caption scores above the same
         caption with one tag changed), `judges/perceptual/order` (share of triplets in the right order).
     """
@@ -60,15 +60,21 @@ def measure_images(judges: Judges, faces: Faces, images: Tensor, eye_area: Tenso
 
 
 def probe_quality(probe: AttributeProbe, faces: Faces, images: Tensor) -> dict[str, float]:
-    """R2 of every continuous attribute and accuracy of every class attribute."""
+    """Accuracy of every class attribute; R2 of every continuous one, over all faces and over the well drawn alone.
+
+    Bad drawing smears and displaces features, so part of their truth cannot be seen there.
+    """
     readings = probe(images)
+    well_drawn = faces.values["quality"] == class_index("quality", "well drawn")
     figures: dict[str, float] = {}
     for attribute in probe.schema:
         truth, reading = faces.values[attribute.name], readings[attribute.name]
         if attribute.kind == "class":
             figures[f"accuracy/{attribute.name}"] = float((reading.argmax(-1) == truth).float().mean())
         else:
-            figures[f"r2/{attribute.name}"] = float(1 - (reading - truth).square().mean() / truth.var(unbiased=False))
+            error = (reading - truth).square() / truth.var(unbiased=False)
+            figures[f"r2/{attribute.name}"] = float(1 - error.mean())
+            figures[f"r2_well_drawn/{attribute.name}"] = float(1 - error[well_drawn].mean())
     return figures
 
 

@@ -36,14 +36,14 @@ class ProbeSettings:
         size: Side in pixels that images are resized to before the stem.
     """
 
-    steps: int = 4000
+    steps: int = 2400
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 2e-2
     widths: tuple[int, ...] = (32, 64, 128, 224)
     depths: tuple[int, ...] = (2, 2, 2, 2)
     stem: int = 48
-    size: int = 64
+    size: int = 96
     precision: str = "bf16-mixed"
     seed: int = 21
 
