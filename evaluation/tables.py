@@ -38,7 +38,7 @@ def shift_table(measures: Mapping[str, Measure], scales: Sequence[float], target
         dict.fromkeys(key[len(SHIFT_PREFIX) :].rsplit("/", 1)[0] for key in measures if key.startswith(SHIFT_PREFIX))
     )
     table = Table(title="Shift against scale 0, in standard deviations of the attribute [95 % interval]")
-    table.add_column("attribute")
+    table.add_column("attribute", no_wrap=True)
     for label in labels:
         table.add_column(label, justify="right")
     table.add_column(f"{labels[0]} to {labels[-1]}", justify="right")

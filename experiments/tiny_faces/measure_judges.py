@@ -36,9 +36,10 @@ def measure_judges(
 
     Returns:
         Flat figures: `judges/probe/r2/<attribute>`, `judges/probe/r2_well_drawn/<attribute>`,
-        `judges/probe/accuracy/<attribute>`, `judges/parser/eye_area_error` (mean of |measured - true| / true), `judges/parser/eye_area_bias` (mean measured
-        over mean true, minus 1), `judges/clip/caption_choice` (share of images whose own caption scores above the same
-        caption with one tag changed), `judges/perceptual/order` (share of triplets in the right order).
+        `judges/probe/accuracy/<attribute>`, `judges/parser/eye_area_error` (mean of |measured - true| / true),
+        `judges/parser/eye_area_bias` (mean measured over mean true, minus 1), `judges/clip/caption_choice` (share of
+        images whose own caption scores above the same caption with one tag changed), `judges/perceptual/order` (share
+        of triplets in the right order).
     """
     faces = sample_faces(count, HELD_OUT_SEED, held_out=True)
     rendering = render(faces, size)
