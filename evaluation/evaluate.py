@@ -1,4 +1,4 @@
-"""Measure a run: `python -m evaluation.evaluate run=RUN [evaluation.num_seeds=128 ...]`."""
+"""Measure a run: `python -m evaluation.evaluate run=RUN [+evaluation.num_seeds=128 ...]`."""
 
 import logging
 from collections.abc import Mapping
