@@ -9,7 +9,7 @@ from rich.console import Console
 
 from evaluation.config import EvaluationConfig
 from evaluation.judges.panel import load_judges
-from evaluation.measures import evaluate_slider
+from evaluation.measures import check_request, evaluate_slider
 from evaluation.statistics import Measure, to_record
 from evaluation.tables import slider_tables
 from slider_lightning.adapters import SliderBank, load_slider
@@ -41,6 +41,7 @@ def evaluate(run: RunFolder, changes: Mapping[str, Mapping[str, Any]] | None = N
     config = run_config(run, changes or {})
     settings: EvaluationConfig = build(config["evaluation"], "evaluation.")
     judges = load_judges(settings.judges)
+    check_request(judges.probe.schema, settings.scales, settings.target, settings.protected)
     backbone: Backbone = build(config["model"], "model.")
     slider, _ = load_slider(run.slider, backbone.unet)
     bank = SliderBank(backbone.unet, [slider])
@@ -59,7 +60,9 @@ def evaluate(run: RunFolder, changes: Mapping[str, Mapping[str, Any]] | None = N
         measures = evaluate_slider(
             images, settings.scales, settings.target, settings.protected, judges, settings.edit_prompt
         )
-    run.update_summary(to_record(measures) | generation.summary("generation") | judging.summary("judging"))
+    settled = {f"eval/settings/{section}": config[section] for section in ("evaluation", "sampler")}
+    costs = generation.summary("generation") | judging.summary("judging")
+    run.update_summary(to_record(measures) | settled | costs, replace="eval/")
     return measures
 
 
@@ -69,7 +72,11 @@ def run_config(run: RunFolder, changes: Mapping[str, Mapping[str, Any]]) -> dict
     Raises:
         InputError: if a section is missing.
     """
-    stored = yaml.safe_load(run.config.read_text())
+    try:
+        stored = yaml.safe_load(run.config.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"Expected {run.config} to be YAML, but it is damaged; train the run again.") from error
+    stored = stored if isinstance(stored, Mapping) else {}
     missing = [section for section in SECTIONS if not stored.get(section)]
     if missing:
         raise InputError(

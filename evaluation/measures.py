@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluation.attributes import Schema
 from evaluation.judges.panel import Judges
 from evaluation.statistics import Measure, bootstrap, bootstrap_mean
 from evaluation.sweeps import (
@@ -20,6 +21,7 @@ from evaluation.sweeps import (
     spearman_over_scales,
     target_values,
 )
+from slider_lightning.errors import InputError
 
 
 def evaluate_slider(
@@ -61,6 +63,22 @@ def evaluate_slider(
     images = images.cpu()
     sweep = read_sweep(images, scales, judges)
     return attribute_measures(sweep, target, protected) | image_measures(images, sweep, judges, edit_prompt)
+
+
+def check_request(schema: Schema, scales: Sequence[float], target: str, protected: Sequence[str]) -> None:
+    """Refuse what `evaluate_slider` could not measure, before images are generated for it.
+
+    Raises:
+        InputError: If the scales do not increase through 0, or a name is no attribute of the schema.
+    """
+    check_scales(scales)
+    names = [attribute.name for attribute in schema]
+    classes = [attribute.name for attribute in schema if attribute.kind == "class"]
+    if target.partition("=")[0] not in names:
+        raise InputError(f"Expected evaluation.target to be one of {', '.join(names)}, but got {target!r}; set it.")
+    for name in protected:
+        if name not in classes:
+            raise InputError(f"Expected evaluation.protected out of {', '.join(classes)}, but got {name!r}; change it.")
 
 
 def read_sweep(images: Float[Tensor, "seeds scales 3 h w"], scales: Sequence[float], judges: Judges) -> Sweep:

@@ -5,7 +5,8 @@ import hashlib
 import inspect
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def run_id(*names: str, _root_: DictConfig) -> str:
         name: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         for name, node in nodes.items()
     }
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+    # Without the place of the installation, so that every machine finds the same name.
+    text = json.dumps(plain, sort_keys=True).replace(f"{ROOT}/", "")
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
@@ -88,6 +91,8 @@ def _is_target(value: Any) -> bool:
 
 
 def _target(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    if TARGET not in node:
+        raise InputError(f"Expected config value {where}{TARGET}, but it is missing; copy it from a file in conf/.")
     try:
         target = get_object(node[TARGET])
     except (ImportError, ValueError) as error:
@@ -102,15 +107,26 @@ def _arguments(node: Mapping[str, Any], where: str, built: Mapping[str, Any]) ->
     hints = _hints(target)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     given = {key: value for key, value in node.items() if key != TARGET}
-    for key in given:
-        if key not in parameters and not open_ended:
-            near = difflib.get_close_matches(key, parameters, n=1)
-            hint = f"did you mean {where}{near[0]}" if near else f"known are {', '.join(sorted(parameters))}"
-            raise InputError(f"Unknown config key {where}{key}; {hint}.")
+    if not open_ended:
+        known_keys(given, parameters, where)
     return {
         key: built[key] if key in built else typed(value, hints.get(key, Any), f"{where}{key}")
         for key, value in given.items()
     }
+
+
+def known_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse keys that are not known.
+
+    Raises:
+        InputError: naming the key, and the known one that it resembles.
+    """
+    names = sorted(known)
+    for key in given:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {where}{near[0]}" if near else f"known are {', '.join(names)}"
+            raise InputError(f"Unknown config key {where}{key}; {hint}.")
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -122,6 +138,8 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def typed(value: Any, hint: Any, where: str) -> Any:
     """`value` as type `hint` (lists become tuples, "4" becomes 4), or one sentence that says what was expected."""
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        known_keys(value, [field.name for field in fields(hint)], f"{where}.")
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError as error:

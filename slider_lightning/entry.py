@@ -43,8 +43,10 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 check(plain)
                 task(plain)
             except InputError:
-                with suppress(OSError):  # a folder that the task filled stays
-                    Path(HydraConfig.get().runtime.output_dir).rmdir()
+                run_dir = Path(HydraConfig.get().runtime.output_dir)
+                if run_dir != Path.cwd():
+                    with suppress(OSError):  # a folder that the task filled stays
+                        run_dir.rmdir()
                 raise
 
         @wraps(task)

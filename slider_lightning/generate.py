@@ -9,6 +9,7 @@ from slider_lightning.adapters import Slider, SliderBank, SliderMetadata, load_s
 from slider_lightning.backbone import Backbone
 from slider_lightning.config import build, typed
 from slider_lightning.entry import entry_point
+from slider_lightning.errors import InputError
 from slider_lightning.generation import StripConfig, make_strip, save_image
 from slider_lightning.training import RunFolder
 
@@ -45,6 +46,8 @@ def generate(config: dict[str, Any]) -> Path:
     fields = {name: config[name] for name in ("prompt", "seeds", "scales", "batch_size")}
     strip: StripConfig = build({"_target_": "slider_lightning.generation.StripConfig", **fields})
     places = typed(config["sliders"], list[str], "sliders")
+    if not places:
+        raise InputError("Expected at least one run folder or slider file in sliders, but the list is empty.")
     backbone: Backbone = build(config["model"], "model.")
     loaded = load_sliders(places, backbone)
     bank = SliderBank(backbone.unet, [slider for slider, _ in loaded])

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from slider_lightning.adapters import AdapterConfig, Slider, SliderBank, SliderMetadata
 from slider_lightning.backbone import Backbone
 from slider_lightning.concepts import Concept
-from slider_lightning.config import build, portable_path
+from slider_lightning.config import build, known_keys, portable_path, typed
 from slider_lightning.data import (
     ConceptEmbeds,
     OnPolicyConfig,
@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 
 @rank_zero_only
-def prepare_run(run: RunFolder, config: dict[str, Any]) -> None:
+def prepare_run(run: RunFolder, config: dict[str, Any], resume: bool) -> None:
     """Write config.yaml, and drop what an earlier run of the same configuration left, unless it is resumed."""
-    if not config["resume"]:
+    if not resume:
         for leftover in (run.slider, run.metrics, run.summary, run.strip, run.manifest):
             leftover.unlink(missing_ok=True)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -56,9 +56,14 @@ def build_data(
     progress: Callable[[int, int], None],
 ) -> StateDataModule:
     """The data module that `data=` names: cached teacher states, or on-policy rollouts."""
+    known_keys(config["data"], ("batch_size", "source", "scale_range"), "data.")
     source = build(config["data"]["source"], "data.source.")
     scale_range = build(config["data"]["scale_range"], "data.scale_range.")
-    shared = {"batch_size": config["data"]["batch_size"], "scale_range": scale_range, "seed": config["seed"]}
+    shared = {
+        "batch_size": typed(config["data"]["batch_size"], int, "data.batch_size"),
+        "scale_range": scale_range,
+        "seed": config["seed"],
+    }
     if isinstance(source, OnPolicyConfig):
         return RolloutDataModule(backbone, embeds, bank, source, **shared)
     cache_dir = Path(config["paths"]["cache"])
@@ -94,6 +99,8 @@ def train(config: dict[str, Any]) -> RunFolder:
         InputError: for a config, model, checkpoint or disk that training cannot work with.
     """
     started, run = time.perf_counter(), RunFolder(Path(config["run"]))
+    typed(config["seed"], int, "seed")
+    resume = typed(config["resume"], bool, "resume")
     part = {
         name: build(config[name], f"{name}.")
         for name in ("concept", "adapter", "objective", "optimizer", "trainer", "strip")
@@ -103,14 +110,14 @@ def train(config: dict[str, Any]) -> RunFolder:
     backbone.encode_prompts([part["strip"].prompt])
     backbone.free_text_encoders()
     bank = SliderBank(backbone.unet, [Slider(backbone.unet, part["adapter"], seed=config["seed"])])
-    prepare_run(run, config)
     loggers = [JsonLinesLogger(run.metrics), *([build(config["logger"], "logger.")] if config["logger"] else [])]
     slider_file = SliderFile(run.slider, slider_metadata(config, part["concept"], part["adapter"], backbone))
     cost = TrainingCost()
     trainer = build_trainer(part["trainer"], run, loggers, [cost, slider_file])
-    checkpoint = run.resume_checkpoint() if config["resume"] else None
     with ProgressCallback("teacher cache, rollout steps") as progress:
         data = build_data(config, backbone, embeds, bank, progress)
+        prepare_run(run, config, resume)
+        checkpoint = run.resume_checkpoint() if resume else None
         module = TextSliderModule(backbone, bank, embeds.target, part["objective"], part["optimizer"])
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:

@@ -98,6 +98,11 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["slider_lightning.train", "experiment=age", "adapter.rnak=4"], "adapter.rnak"),
         (["slider_lightning.train", "experiment=agee"], "agee"),
         (["slider_lightning.train", "experiment=age", "adapter.rank=0"], "adapter rank"),
+        (["slider_lightning.train", "experiment=age", "resume=maybe"], "resume"),
+        (["slider_lightning.train", "experiment=age", "trainer.accelerator=nonsense"], "nonsense"),
+        (["slider_lightning.train", "experiment=age", "+data.foo=3"], "data.foo"),
+        (["experiments.tiny_faces.build", "+size.imagesize=128"], "size.imagesize"),
+        (["slider_lightning.generate"], "sliders"),
         (["slider_lightning.train", "experiment=age", "objective.eta=-1"], "objective.mode=erase"),
         (["slider_lightning.train", "experiment=age", "adapter.layers=everything"], "everything"),
         (["slider_lightning.train", "experiment=age", "model.path=nowhere/at/all"], "nowhere/at/all"),
@@ -115,4 +120,5 @@ def test_bad_input_ends_with_one_line_and_status_2(arguments: list[str], word: s
     assert len(errors) == 1
     assert word in errors[0]
     assert "Traceback" not in result.stderr
+    assert tmp_path.is_dir()
     assert not any(path.is_file() for path in tmp_path.rglob("*")), "something half-written was left behind"

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
+from experiments.tiny_faces import faces, render
 from experiments.tiny_faces.card import write_card
 from experiments.tiny_faces.dataset import FaceDataset, rendered_faces
 from experiments.tiny_faces.faces import SCHEMA
@@ -29,7 +30,7 @@ from experiments.tiny_faces.pipeline import END, build_pipeline, build_tokenizer
 from experiments.tiny_faces.settings import BuildSettings
 from experiments.tiny_faces.unet import train_unet
 from experiments.tiny_faces.vae import train_vae
-from slider_lightning.assets import write_hashes
+from slider_lightning.assets import sha256_file, write_hashes
 from slider_lightning.config import build
 from slider_lightning.entry import entry_point
 
@@ -59,14 +60,16 @@ class WorldBuild:
     def faces(self) -> FaceDataset:
         """The rendered faces that the generator learns from."""
         s = self.settings
-        path = self.folder("faces", s.faces, s.seed, s.size.image_size).with_suffix(".safetensors")
+        path = self.folder("faces", s.faces, s.seed, s.size.image_size, *drawing_hashes()).with_suffix(".safetensors")
         return rendered_faces(path, s.faces, s.seed, s.size.image_size)
 
     @cached_property
     def vae_folder(self) -> Path:
         """The trained VAE in fp16."""
         s = self.settings
-        work = self.folder("vae", s.size.image_size, s.size.vae_channels, s.size.vae_layers, s.vae, s.faces, s.seed)
+        work = self.folder(
+            "vae", s.size.image_size, s.size.vae_channels, s.size.vae_layers, s.vae, s.faces, s.seed, *drawing_hashes()
+        )
 
         def make(folder: Path) -> None:
             vae = build_pipeline(s.size).vae
@@ -130,6 +133,11 @@ class WorldBuild:
         made_of = {"vae": self.vae_folder, "unet": self.pipeline_folder, **{name: parts[name] for name in JUDGES}}
         write_card(out, self.settings, {name: folder.parent for name, folder in made_of.items()})
         return out
+
+
+def drawing_hashes() -> list[str]:
+    """Hashes of the code that draws faces: pictures of another version must not meet this version's attributes."""
+    return [sha256_file(str(module.__file__)) for module in (faces, render)]
 
 
 def finished(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -9,9 +9,9 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments.tiny_faces.captions import captions
 from experiments.tiny_faces.faces import Faces, sample_faces
 from experiments.tiny_faces.render import render
+from slider_lightning.assets import atomic_path
 
 CHUNK = 250
 
@@ -25,14 +25,12 @@ class FaceDataset:
         labels: index into PARSE_CLASSES for every pixel.
         eye_area: visible area of both eyes in pixels.
         faces: attributes and drawing parameters.
-        captions: one text per face.
     """
 
     images: UInt8[Tensor, "n 3 size size"]
     labels: UInt8[Tensor, "n size size"]
     eye_area: Tensor
     faces: Faces
-    captions: list[str]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,21 +51,20 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed << 32) + step)
 
 
-def rendered_faces(path: Path, n: int, seed: int, size: int, *, held_out: bool = False) -> FaceDataset:
+def rendered_faces(path: Path, n: int, seed: int, size: int) -> FaceDataset:
     """The n faces of `seed`, read from `path` or drawn and written there.
 
     Args:
         path: a .safetensors file; written whole or not at all.
         n: number of faces.
-        seed: seed of attributes and captions.
+        seed: seed of the attributes.
         size: side of the pictures in pixels.
-        held_out: whether the combinations that training never sees may occur.
     """
-    faces = sample_faces(n, seed, held_out=held_out)
+    faces = sample_faces(n, seed)
     if not path.is_file():
         _draw(path, faces, size)
     stored = load_file(path)
-    return FaceDataset(stored["images"], stored["labels"], stored["eye_area"], faces, captions(faces, seed))
+    return FaceDataset(stored["images"], stored["labels"], stored["eye_area"], faces)
 
 
 def _draw(path: Path, faces: Faces, size: int) -> None:
@@ -77,7 +74,5 @@ def _draw(path: Path, faces: Faces, size: int) -> None:
         parts["images"].append((drawing.images * 255).round().to(torch.uint8))
         parts["labels"].append(drawing.labels.to(torch.uint8))
         parts["eye_area"].append(drawing.eye_area)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: torch.cat(tensors) for name, tensors in parts.items()}, partial)
-    partial.replace(path)
+    with atomic_path(path) as temporary:
+        save_file({name: torch.cat(tensors) for name, tensors in parts.items()}, temporary)

@@ -45,7 +45,7 @@ def load_backbone(
         dtype: "float32", "bfloat16" or "float16".
         variant: which files to take where several are offered, e.g. "fp16"; without it the unnamed ones.
         resolution: image side in pixels; None means the checkpoint's own.
-        device: where to put it.
+        device: where to put it; "auto" is a GPU where there is one.
 
     Raises:
         InputError: if the path leads to no SDXL, the checkpoint is missing, damaged or incomplete, the hub does not
@@ -55,6 +55,8 @@ def load_backbone(
         raise InputError(
             f"Expected the model's dtype to be one of {', '.join(DTYPES)}, but got {dtype!r}; choose one of them."
         )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     place = Path(path).expanduser()
     if path.endswith(".safetensors"):
         pipeline, digest = _load_single_file(place, DTYPES[dtype])

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -40,8 +39,13 @@ class StripConfig:
             )
 
     def scale_rows(self, num_sliders: int) -> list[tuple[float, ...]]:
-        """One row of `num_sliders` scales per column of the strip."""
-        return [(s,) * num_sliders if isinstance(s, int | float) else tuple(s) for s in self.scales]
+        """One row of `num_sliders` scales per column of the strip; InputError if a row has another length."""
+        rows = [(s,) * num_sliders if isinstance(s, int | float) else tuple(s) for s in self.scales]
+        if any(len(row) != num_sliders for row in rows):
+            raise InputError(
+                f"Expected a number or {num_sliders} numbers per column of scales, but got {list(self.scales)}."
+            )
+        return rows
 
 
 def make_strip(
@@ -59,12 +63,12 @@ def make_strip(
     Raises:
         InputError: if the scales do not fit the sliders, or the prompt is too long.
     """
-    rows = torch.tensor(strip.scale_rows(len(bank.sliders)))
+    rows = strip.scale_rows(len(bank.sliders))
     with ProgressCallback("images") as on_batch:
         images = generate_images(
             backbone, bank, strip.prompt, strip.seeds, rows, sampler, batch_size=strip.batch_size, on_batch=on_batch
         )
-    labels: Sequence[object] = [row[0] if len(set(row)) == 1 else list(row) for row in rows.tolist()]
+    labels: Sequence[object] = [row[0] if len(set(row)) == 1 else list(row) for row in rows]
     heading = strip_title(title, strip.prompt, sampler.start_timestep)
     return draw_strip(images, [f"seed {seed}" for seed in strip.seeds], labels, heading)
 

@@ -132,10 +132,16 @@ class RunFolder:
         """
         return read_json_lines(self.metrics)
 
-    def update_summary(self, values: Mapping[str, Any]) -> None:
-        """Merges flat keys such as `cost/seconds/train` into summary.json; a key given again takes the new value."""
+    def update_summary(self, values: Mapping[str, Any], replace: str | None = None) -> None:
+        """Merges flat keys such as `cost/seconds/train` into summary.json; a key given again takes the new value.
+
+        Args:
+            values: flat keys and their values.
+            replace: keys that begin so are dropped first, so that two evaluations never mix.
+        """
         known = self.read_summary() if self.summary.exists() else {}
-        write_json(self.summary, {**known, **values})
+        kept = {key: value for key, value in known.items() if replace is None or not key.startswith(replace)}
+        write_json(self.summary, {**kept, **values})
 
     def write_manifest(
         self, *, seeds: Mapping[str, int], assets: Mapping[str, str], seconds: float, device: str

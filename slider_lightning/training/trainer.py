@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from slider_lightning.errors import InputError
 from slider_lightning.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
@@ -87,5 +88,5 @@ def build_trainer(
             enable_model_summary=False,
             default_root_dir=run.path,
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise InputError(f"Expected trainer settings that Lightning takes, but it answers: {error}") from error
