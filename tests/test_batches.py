@@ -14,6 +14,7 @@ from slider_lightning.data.batches import CachedStates, StepLoader
 from slider_lightning.data.draws import draw_rows
 from slider_lightning.data.rollout import OnPolicyStates, rollout_scales
 from slider_lightning.data.states import SliderPolicy, rollout_noise, rollout_states
+from tests.teacher_states import assert_equal, predict
 
 CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
 STEPS, PRESERVED = 5, 2
@@ -33,16 +34,6 @@ def bank(backbone: Backbone) -> SliderBank:
         if "lora_up" in name:
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
     return SliderBank(backbone.unet, [slider])
-
-
-def assert_equal(states: TeacherStates, expected: TeacherStates) -> None:
-    for name, tensor in expected.tensors().items():
-        assert torch.equal(getattr(states, name), tensor), name
-
-
-def predict(backbone: Backbone, latents: torch.Tensor, timestep: int, prompt: str) -> torch.Tensor:
-    with torch.no_grad():
-        return backbone.predict_noise(latents[None], timestep, backbone.encode_prompts([prompt]))[0]
 
 
 def test_a_policy_moves_the_states_and_leaves_the_scores_frozen(backbone, embeds, bank) -> None:

@@ -20,10 +20,10 @@ from slider_lightning.data import (
     ScaleRange,
     TeacherCache,
     TeacherConfig,
-    TeacherStates,
 )
 from slider_lightning.data.states import rollout_noise, rollout_states
 from slider_lightning.errors import InputError
+from tests.teacher_states import assert_equal, predict
 
 CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
 STEPS, PRESERVED = 5, 2
@@ -44,16 +44,6 @@ def cache_of(root: Path, backbone: Backbone, num_rollouts: int = 3, **settings: 
 
 def shard_files(cache: TeacherCache) -> list[Path]:
     return sorted(cache.folder.glob("*.safetensors"))
-
-
-def assert_equal(states: TeacherStates, expected: TeacherStates) -> None:
-    for name, tensor in expected.tensors().items():
-        assert torch.equal(getattr(states, name), tensor), name
-
-
-def predict(backbone: Backbone, latents: torch.Tensor, timestep: int, prompt: str) -> torch.Tensor:
-    with torch.no_grad():
-        return backbone.predict_noise(latents[None], timestep, backbone.encode_prompts([prompt]))[0]
 
 
 def test_scores_are_the_frozen_models_at_the_states_own_timestep(backbone, embeds) -> None:

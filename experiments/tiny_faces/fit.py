@@ -6,7 +6,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -112,9 +112,7 @@ def fit(
     precision: Any = "32-true",
     checkpoint_every: int = 100,
     log_every: int = 10,
-    num_workers: int = 0,
     gradient_clip_val: float | None = None,
-    callbacks: Sequence[Callback] = (),
     accelerator: str = "auto",
     progress: bool = True,
 ) -> int:
@@ -131,9 +129,7 @@ def fit(
         precision: Lightning's precision, e.g. "bf16-mixed".
         checkpoint_every: Steps between two checkpoints.
         log_every: Steps between two lines of metrics.jsonl.
-        num_workers: Processes that prepare batches; 0 prepares them in this one.
         gradient_clip_val: Largest norm of the gradient.
-        callbacks: Further Lightning callbacks.
         accelerator: Lightning's accelerator.
         progress: Whether to show the rich progress bar.
 
@@ -154,7 +150,7 @@ def fit(
         max_epochs=1,
         precision=precision,
         logger=False,
-        callbacks=[saver, MetricLines(work_dir / METRICS, log_every), *bar, *callbacks],
+        callbacks=[saver, MetricLines(work_dir / METRICS, log_every), *bar],
         gradient_clip_val=gradient_clip_val,
         enable_progress_bar=progress,
         enable_model_summary=False,
@@ -165,8 +161,6 @@ def fit(
         StepBatches(make_batch, max_steps),
         batch_size=None,
         sampler=RemainingSteps(start, max_steps),
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
     )
     with warnings.catch_warnings():
         # RemainingSteps continues where the checkpoint ends; Lightning cannot see that.
