@@ -73,7 +73,10 @@ def quiet_libraries() -> None:
     """Switch off the bars that loading a checkpoint draws, and Lightning's hints: both hide what the user asked for."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "fontTools"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # open_clip tells its progress on the root logger itself; what named loggers say passes by this filter.
+    logging.getLogger().addFilter(lambda record: record.levelno >= logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slider_lightning.adapters import Slider, SliderBank, SliderMetadata, load_slider
+from slider_lightning.adapters import SliderBank, SliderMetadata, load_slider
+from slider_lightning.adapters.base import SliderBase
 from slider_lightning.backbone import Backbone
 from slider_lightning.config import build, typed
 from slider_lightning.entry import entry_point
@@ -16,7 +17,7 @@ from slider_lightning.training import RunFolder
 logger = logging.getLogger(__name__)
 
 
-def load_sliders(places: Sequence[str], backbone: Backbone) -> list[tuple[Slider, SliderMetadata]]:
+def load_sliders(places: Sequence[str], backbone: Backbone) -> list[tuple[SliderBase, SliderMetadata]]:
     """The sliders of run folders and slider files; one trained on another model is used with a warning.
 
     Raises:

@@ -1,9 +1,11 @@
 """Train one slider: `python -m slider_lightning.train experiment=age [adapter.rank=8 objective.eta=4 ...]`."""
 
+import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,9 @@ import yaml
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from slider_lightning.adapters import AdapterConfig, Slider, SliderBank, SliderMetadata
+from slider_lightning.adapters import SliderBank, SliderMetadata
 from slider_lightning.backbone import Backbone
-from slider_lightning.concepts import Concept
-from slider_lightning.config import build, known_keys, portable_path, typed
+from slider_lightning.config import ROOT, build, known_keys, portable_path, typed
 from slider_lightning.data import (
     ConceptEmbeds,
     OnPolicyConfig,
@@ -70,18 +71,21 @@ def build_data(
     return TeacherDataModule(backbone, embeds, cache_dir, source, **shared, progress=progress)
 
 
-def slider_metadata(
-    config: dict[str, Any], concept: Concept, adapter: AdapterConfig, backbone: Backbone
-) -> SliderMetadata:
-    """What the slider file will say about itself."""
-    high = config["data"]["scale_range"]["high"]
-    return SliderMetadata(
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        layers=adapter.layers,
-        objective=f"text_{config['objective']['mode']}",
-        concept=vars(concept) | {"preserve": list(concept.preserve)},
-        eta=config["objective"]["eta"],
+def slider_metadata(config: dict[str, Any], part: Mapping[str, Any], backbone: Backbone) -> SliderMetadata:
+    """What the slider file will say about itself.
+
+    Args:
+        config: the plain config.
+        part: the objects built from its nodes, by their names.
+        backbone: the model it is trained on.
+    """
+    concept, objective, high = part["concept"], part["objective"], config["data"]["scale_range"]["high"]
+    return SliderMetadata.of(
+        part["adapter"],
+        objective=f"text_{objective.mode}",
+        concept=asdict(concept),
+        eta=objective.eta,
+        project=asdict(objective.project) if objective.project else None,
         base_model=portable_path(config["model"]["path"]),
         base_model_hash=backbone.fingerprint,
         useful_scales=(-high, high),
@@ -106,12 +110,12 @@ def train(config: dict[str, Any]) -> RunFolder:
         for name in ("concept", "adapter", "objective", "optimizer", "trainer", "strip")
     }
     backbone: Backbone = build(config["model"], "model.")
-    embeds = ConceptEmbeds.encode(backbone, part["concept"])
+    embeds = ConceptEmbeds.encode(backbone, part["concept"], part["objective"].contrasts)
     backbone.encode_prompts([part["strip"].prompt])
     backbone.free_text_encoders()
-    bank = SliderBank(backbone.unet, [Slider(backbone.unet, part["adapter"], seed=config["seed"])])
+    bank = SliderBank(backbone.unet, [part["adapter"].new_slider(backbone.unet, seed=config["seed"])])
     loggers = [JsonLinesLogger(run.metrics), *([build(config["logger"], "logger.")] if config["logger"] else [])]
-    slider_file = SliderFile(run.slider, slider_metadata(config, part["concept"], part["adapter"], backbone))
+    slider_file = SliderFile(run.slider, slider_metadata(config, part, backbone))
     cost = TrainingCost()
     trainer = build_trainer(part["trainer"], run, loggers, [cost, slider_file])
     with ProgressCallback("teacher cache, rollout steps") as progress:
@@ -132,6 +136,32 @@ def train(config: dict[str, Any]) -> RunFolder:
         )
         logger.info("Run folder: %s", run.path)
     return run
+
+
+def ensure_trained(config: dict[str, Any]) -> RunFolder:
+    """The finished run of a config: the one that lies in its folder, else trained now.
+
+    A run of the same config that was killed goes on from its last checkpoint; one of another config is replaced.
+
+    Args:
+        config: the plain, checked config of conf/train.yaml.
+
+    Raises:
+        InputError: as `train`.
+    """
+    run = RunFolder(Path(config["run"]))
+    same = run.config.is_file() and _deciding(yaml.safe_load(run.config.read_text())) == _deciding(config)
+    # The manifest is written last.
+    if same and run.slider.is_file() and run.manifest.is_file():
+        logger.info("Run folder: %s (finished before)", run.path)
+        return run
+    return train({**config, "resume": same})
+
+
+def _deciding(config: Mapping[str, Any]) -> str:
+    """All of a config that decides what a run holds, the same on every machine."""
+    kept = {key: value for key, value in config.items() if key not in ("run", "resume", "paths", "logger")}
+    return json.dumps(kept, sort_keys=True).replace(f"{ROOT}/", "")
 
 
 def draw_strip_of_run(

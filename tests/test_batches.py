@@ -50,6 +50,16 @@ def test_a_policy_moves_the_states_and_leaves_the_scores_frozen(backbone, embeds
     torch.testing.assert_close(states.eps_target[-1], last, atol=1e-4, rtol=1e-3)
 
 
+def test_contrasts_under_a_policy_are_the_frozen_models(backbone, bank) -> None:
+    embeds = ConceptEmbeds.encode(backbone, CONCEPT, (("a man", "a woman"),))
+    source = OnPolicyStates(backbone, embeds, bank, OnPolicyConfig(1, ROLLOUT), ScaleRange(1.0, 2.0))
+    states = source.rows(0, torch.tensor([STEPS - 1]))
+    assert backbone.sample_forwards == STEPS * (3 + 2 * PRESERVED + 2) - 2
+    for scores, prompt in ((states.eps_contrast_positive, "a man"), (states.eps_contrast_negative, "a woman")):
+        expected = predict(backbone, states.latents[0], int(states.timestep[0]), prompt)
+        torch.testing.assert_close(scores[0, 0], expected, atol=1e-4, rtol=1e-3)
+
+
 def test_a_rollout_under_the_slider_follows_the_folded_model(backbone, embeds, bank) -> None:
     noise = rollout_noise(backbone, 3, [0])
     states = rollout_states(backbone, embeds, noise, ROLLOUT, SliderPolicy(bank, torch.tensor([-1.5])))
@@ -113,9 +123,8 @@ def test_scales_fill_their_range_and_differ_between_steps_and_seeds() -> None:
 
 
 def test_a_loader_goes_on_where_its_state_was_taken() -> None:
-    states = TeacherStates(
-        *(torch.randn(10, *shape) for shape in ((4, 2, 2), (), (4, 2, 2), (1, 4, 2, 2), (1, 4, 2, 2)))
-    )
+    pair = (1, 4, 2, 2)
+    states = TeacherStates(*(torch.randn(10, *shape) for shape in ((4, 2, 2), (), (4, 2, 2), pair, pair, pair, pair)))
 
     def loader() -> StepLoader:
         return StepLoader(CachedStates(states), num_steps=9, batch_size=4, scale_range=ScaleRange(), seed=0)

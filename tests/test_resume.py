@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from slider_lightning.adapters import load_slider
+from slider_lightning.adapters import DenseConfig, load_slider
 from slider_lightning.errors import InputError
+from slider_lightning.objectives import Projection
 from slider_lightning.training import RunFolder
 from tests.short_training import train
 
@@ -63,10 +64,12 @@ def test_a_killed_run_ends_in_the_weights_of_an_uninterrupted_one(killed, pipeli
 def test_resuming_a_finished_run_trains_no_more(pipeline_folder, tmp_path) -> None:
     run = RunFolder(tmp_path / "run")
     finished = train(pipeline_folder, run, max_steps=5)
-    written = run.slider.read_bytes()
+    run.slider.unlink()  # as if it was killed between the last checkpoint and the slider file
     again = train(pipeline_folder, run, max_steps=5, resume=True)
     assert again.cost.cost.sample_forwards == finished.cost.cost.sample_forwards
-    assert run.slider.read_bytes() == written
+    slider = load_slider(run.slider)[0].state_dict()
+    trained = finished.module.bank.sliders[0].state_dict()
+    assert all(torch.equal(slider[name], tensor) for name, tensor in trained.items())
     assert [row["step"] for row in run.read_metrics()] == list(range(5))
 
 
@@ -78,6 +81,20 @@ def test_on_policy_training_goes_on_too(pipeline_folder, tmp_path) -> None:
     resumed = train(pipeline_folder, run, data="rollout", max_steps=8, resume=True)
     for name, tensor in whole.weights().items():
         assert torch.equal(resumed.weights()[name], tensor), name
+
+
+def test_a_dense_slider_with_a_projection_goes_on_bit_for_bit(pipeline_folder, tmp_path) -> None:
+    settings = {
+        "adapter": DenseConfig("xattn"),
+        "project": Projection((("a man", "a woman"), ("a face", "glasses"))),
+        "max_steps": 6,
+    }
+    whole = train(pipeline_folder, RunFolder(tmp_path / "whole"), **settings)
+    run = RunFolder(tmp_path / "run")
+    train(pipeline_folder, run, stop_at=4, **settings)
+    resumed = train(pipeline_folder, run, resume=True, **settings)
+    assert resumed.data.cost.sample_forwards == 0, "the contrasts' scores are in the cache"
+    assert all(torch.equal(resumed.weights()[name], tensor) for name, tensor in whole.weights().items())
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "foreign"])

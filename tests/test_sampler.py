@@ -196,6 +196,59 @@ def test_the_common_start_is_computed_once_and_changes_nothing(
     assert len(calls) == count_unet_calls(backbone, config, rows=6, branches=3, batch_size=batch_size or 6)
 
 
+@pytest.mark.parametrize(("name", "guidance_scale"), [("euler", 3.0), ("ancestral", 1.0), ("dpm", 3.0)])
+def test_scales_that_many_rows_share_are_folded_and_give_what_the_hooks_give(
+    backbone: Backbone, name: str, guidance_scale: float
+) -> None:
+    use_scheduler(name, backbone)
+    bank = SliderBank(backbone.unet, [random_slider(backbone, seed) for seed in (0, 1)])
+    columns = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [2.0, 0.5]])
+    config = SamplerConfig(num_inference_steps=5, guidance_scale=guidance_scale)
+    calls: list[int] = []
+
+    def generate(seeds: range) -> Tensor:
+        rows = [seed for seed in seeds for _ in columns]
+        return sample(
+            backbone,
+            bank,
+            backbone.encode_prompts([PROMPTS[seed % 2] for seed in rows]),
+            backbone.encode_negative_prompt(),
+            initial_noise(backbone.latent_shape, rows),
+            columns.repeat(len(seeds), 1),
+            config,
+            branches=3,
+            batch_size=6,
+            generators=step_generators(backbone.latent_shape, rows),
+            on_batch=lambda: calls.append(1),
+        )
+
+    before = {key: value.clone() for key, value in backbone.unet.state_dict().items()}
+    folded = generate(range(9))
+    on = int((fresh_scheduler(backbone.scheduler, 5).timesteps <= 750).sum())
+    # Nine rows in batches of 6 are two, for each of three columns; by hooks the 27 rows would take five.
+    off = len(fresh_scheduler(backbone.scheduler, 5).timesteps) - on
+    assert len(calls) == count_unet_calls(backbone, config, 27, 3, 6) == on * 6 + off * 2
+    assert backbone.sample_forwards == (2 if guidance_scale > 1 else 1) * (on * 27 + off * 9)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.unet.state_dict().items())
+    hooked = torch.cat([generate(range(start, start + 3)) for start in (0, 3, 6)])
+    assert (folded - hooked).abs().max() <= 1e-4 * hooked.abs().max()
+    assert (folded[0] - folded[2]).abs().max() > 1e-2
+
+
+def test_many_rows_of_different_scales_are_not_folded(backbone: Backbone) -> None:
+    bank = SliderBank(backbone.unet, [random_slider(backbone)])
+    scales = torch.linspace(-1, 1, 10)[:, None]
+    noise = initial_noise(backbone.latent_shape, [3] * 10)
+    embeds, negative_embeds = backbone.encode_prompts(PROMPTS[:1] * 10), backbone.encode_negative_prompt()
+    config = SamplerConfig(num_inference_steps=3)
+    together = sample(backbone, bank, embeds, negative_embeds, noise, scales, config)
+    for row in (0, 9):
+        part = slice(row, row + 1)
+        alone = sample(backbone, bank, embeds[part], negative_embeds, noise[part], scales[part], config)
+        assert torch.allclose(together[row], alone[0], atol=1e-4)
+    assert (together[0] - together[9]).abs().max() > 1e-2
+
+
 def test_without_guidance_there_is_no_unconditional_half(backbone: Backbone) -> None:
     run(backbone, None, None, SamplerConfig(num_inference_steps=3, guidance_scale=1.0))
     assert backbone.sample_forwards == 3 * 2

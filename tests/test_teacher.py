@@ -27,6 +27,7 @@ from tests.teacher_states import assert_equal, predict
 
 CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
 STEPS, PRESERVED = 5, 2
+CONTRASTS = (("a man", "a woman"), ("a face", "no face"), ("glasses", "no glasses"))
 ROLLOUT = RolloutConfig(num_inference_steps=STEPS, guidance_scale=3.0, batch_size=7, seed=3)
 # A state costs c_t, the unconditional half and both poles of every preserved phrase; nothing follows the last one.
 FORWARDS = STEPS * (2 + 2 * PRESERVED) - 1
@@ -40,6 +41,12 @@ def embeds(backbone: Backbone) -> ConceptEmbeds:
 def cache_of(root: Path, backbone: Backbone, num_rollouts: int = 3, **settings: object) -> TeacherCache:
     config = TeacherConfig(num_rollouts, **{"rollout": ROLLOUT, "rollouts_per_shard": 2, **settings})  # type: ignore[arg-type]
     return TeacherCache(root, backbone, ConceptEmbeds.encode(backbone, CONCEPT), config)
+
+
+def contrast_cache(root: Path, backbone: Backbone, num_rollouts: int = 3, **settings: object) -> TeacherCache:
+    """The same with contrasts."""
+    config = cache_of(root, backbone, num_rollouts, **settings).config
+    return TeacherCache(root, backbone, ConceptEmbeds.encode(backbone, CONCEPT, CONTRASTS), config)
 
 
 def shard_files(cache: TeacherCache) -> list[Path]:
@@ -58,6 +65,24 @@ def test_scores_are_the_frozen_models_at_the_states_own_timestep(backbone, embed
             for field, prompt in (("eps_positive", "an old person"), ("eps_negative", "a young person")):
                 expected = predict(backbone, latents, timestep, f"{prompt}, {phrase}")
                 torch.testing.assert_close(getattr(states, field)[row, p], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_contrasts_are_scored_at_the_same_states_and_change_nothing_else(backbone, embeds) -> None:
+    noise = rollout_noise(backbone, 3, [0, 1])
+    plain = rollout_states(backbone, embeds, noise, ROLLOUT)
+    before = backbone.sample_forwards
+    states = rollout_states(backbone, ConceptEmbeds.encode(backbone, CONCEPT, CONTRASTS), noise, ROLLOUT)
+    assert backbone.sample_forwards - before == 2 * (FORWARDS + STEPS * 2 * len(CONTRASTS))
+    assert plain.eps_contrast_positive.shape == plain.eps_contrast_negative.shape == (2 * STEPS, 0, 4, 16, 16)
+    for name, tensor in plain.tensors().items():
+        if "contrast" not in name:
+            torch.testing.assert_close(getattr(states, name), tensor, atol=1e-4, rtol=1e-3)
+    for row in (0, STEPS + 1, 2 * STEPS - 1):
+        latents, timestep = states.latents[row], int(states.timestep[row])
+        for j, pair in enumerate(CONTRASTS):
+            for field, prompt in zip(("eps_contrast_positive", "eps_contrast_negative"), pair, strict=True):
+                expected = predict(backbone, latents, timestep, prompt)
+                torch.testing.assert_close(getattr(states, field)[row, j], expected, atol=1e-4, rtol=1e-3)
 
 
 def test_a_rollout_is_guided_ddim_written_out(backbone, embeds) -> None:
@@ -105,6 +130,29 @@ def test_a_second_use_computes_nothing_and_reads_the_same_bits(backbone, tmp_pat
     assert backbone.sample_forwards == 3 * FORWARDS
     assert_equal(cache_of(tmp_path, backbone).states(), built)
     assert backbone.sample_forwards == 3 * FORWARDS
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_contrasts_are_cached_extended_and_repaired_like_the_rest(backbone, tmp_path, dtype) -> None:
+    cost = FORWARDS + STEPS * 2 * len(CONTRASTS)
+    three = contrast_cache(tmp_path, backbone, 3, dtype=dtype).states()
+    six = contrast_cache(tmp_path, backbone, 6, dtype=dtype).states()
+    assert backbone.sample_forwards == 6 * cost
+    assert six.eps_contrast_negative.shape == (6 * STEPS, len(CONTRASTS), 4, 16, 16)
+    assert_equal(six[: 3 * STEPS], three)
+    shard_files(contrast_cache(tmp_path, backbone, dtype=dtype))[0].unlink()
+    assert_equal(contrast_cache(tmp_path, backbone, 6, dtype=dtype).states(), six)
+    assert backbone.sample_forwards == 8 * cost
+    plain = cache_of(tmp_path, backbone, dtype=dtype).states()
+    assert backbone.sample_forwards == 8 * cost + 3 * FORWARDS, "without contrasts it is another cache"
+    assert plain.eps_contrast_positive.shape == (3 * STEPS, 0, 4, 16, 16)
+
+
+def test_the_key_changes_with_the_contrasts_and_their_order(backbone, tmp_path) -> None:
+    config = TeacherConfig(rollout=ROLLOUT)
+    sets = ((), CONTRASTS[:1], CONTRASTS, CONTRASTS[::-1], tuple(pair[::-1] for pair in CONTRASTS))
+    embeds = [ConceptEmbeds.encode(backbone, CONCEPT, contrasts) for contrasts in sets]
+    assert len({TeacherCache(tmp_path, backbone, each, config).folder for each in embeds}) == len(sets)
 
 
 def test_more_rollouts_extend_and_fewer_use_a_part(backbone, tmp_path) -> None:

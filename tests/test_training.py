@@ -10,7 +10,15 @@ import lightning as L
 import pytest
 import torch
 
-from slider_lightning.adapters import AdapterConfig, Slider, SliderBank, load_slider
+from slider_lightning.adapters import (
+    AdapterConfig,
+    DenseConfig,
+    DenseSlider,
+    Slider,
+    SliderBank,
+    SliderMetadata,
+    load_slider,
+)
 from slider_lightning.backbone import Backbone, load_backbone
 from slider_lightning.data import (
     ConceptEmbeds,
@@ -23,7 +31,7 @@ from slider_lightning.data import (
 from slider_lightning.data.batches import CachedStates, StepLoader
 from slider_lightning.data.states import rollout_noise, rollout_states
 from slider_lightning.errors import InputError
-from slider_lightning.objectives import TextObjective
+from slider_lightning.objectives import Projection, TextObjective
 from slider_lightning.training import LastCheckpoint, OptimizerConfig, RunFolder, TextSliderModule
 from tests.short_training import CONCEPT, ROLLOUT, ShortTraining, train
 
@@ -37,17 +45,19 @@ def trained(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return train(pipeline_folder, run, batch_size=4), run
 
 
-def module_and_loader(backbone: Backbone) -> tuple[TextSliderModule, StepLoader]:
+OBJECTIVE = TextObjective(eta=3.0)
+
+
+def module_and_loader(backbone: Backbone, objective: TextObjective = OBJECTIVE) -> tuple[TextSliderModule, StepLoader]:
     """A module whose slider already changes something, and batches for it; no trainer."""
-    embeds = ConceptEmbeds.encode(backbone, CONCEPT)
+    embeds = ConceptEmbeds.encode(backbone, CONCEPT, objective.contrasts)
     states = rollout_states(backbone, embeds, rollout_noise(backbone, 1, [0, 1]), ROLLOUT)
     slider = Slider(backbone.unet, AdapterConfig(rank=2, alpha=2.0), seed=0)
     for name, parameter in slider.named_parameters():
         if "lora_up" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
-    module = TextSliderModule(
-        backbone, SliderBank(backbone.unet, [slider]), embeds.target, TextObjective(eta=3.0), OptimizerConfig()
-    )
+    bank = SliderBank(backbone.unet, [slider])
+    module = TextSliderModule(backbone, bank, embeds.target, objective, OptimizerConfig())
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     draws = {"batch_size": 3, "scale_range": ScaleRange(0.5, 2.0), "seed": 0}
     return module, StepLoader(CachedStates(states), num_steps=1000, **draws)
@@ -58,8 +68,10 @@ def loss_by_hand(module: TextSliderModule, batch: TeacherBatch) -> float:
     errors = []
     for row in range(len(batch.latents)):
         direction = (batch.eps_positive[row] - batch.eps_negative[row]).sum(0)
+        for contrast in batch.eps_contrast_positive[row] - batch.eps_contrast_negative[row]:
+            direction = direction - (direction * contrast).sum() / contrast.square().sum() * contrast
         for scale in (batch.scale[row], -batch.scale[row]):
-            target = batch.eps_target[row] + scale * 3.0 * direction
+            target = batch.eps_target[row] + scale * module.objective.eta * direction
             with module.bank.folded(scale[None]), torch.no_grad():
                 latents, timestep = batch.latents[[row]], batch.timestep[row]
                 predicted = module.backbone.predict_noise(latents, timestep, module.target_embeds)[0]
@@ -71,6 +83,18 @@ def test_the_step_is_equation_4_at_both_poles(backbone) -> None:
     module, loader = module_and_loader(backbone)
     batch = loader.batch(0)
     assert module.training_step(batch, 0).item() == pytest.approx(loss_by_hand(module, batch), rel=1e-3)
+
+
+def test_the_step_with_a_projection_leaves_the_contrast_out_of_the_target(backbone) -> None:
+    project = Projection((("an old person", "a young person"),), "least_squares")
+    # So strong that the direction decides the loss.
+    module, loader = module_and_loader(backbone, TextObjective(eta=300.0, project=project))
+    batch = loader.batch(0).to(torch.device("cpu"))
+    assert batch.eps_contrast_positive.shape == (3, 1, 4, 16, 16)
+    loss = module.training_step(batch, 0).item()
+    assert loss == pytest.approx(loss_by_hand(module, batch), rel=1e-3)
+    module.objective = TextObjective(eta=300.0)
+    assert module.training_step(batch, 0).item() != pytest.approx(loss, rel=5e-2)
 
 
 def test_a_step_costs_two_forwards_a_state_and_trains_the_slider_alone(backbone) -> None:
@@ -123,6 +147,19 @@ def test_a_training_leaves_the_frozen_model_as_it_was(trained, pipeline_folder) 
     untouched = load_backbone(str(pipeline_folder), dtype="float32").unet.state_dict()
     for name, tensor in result.module.backbone.unet.state_dict().items():
         assert torch.equal(tensor, untouched[name]), name
+
+
+def test_a_dense_slider_is_trained_checkpointed_and_written_alike(pipeline_folder, tmp_path) -> None:
+    run = RunFolder(tmp_path / "run")
+    result = train(pipeline_folder, run, adapter=DenseConfig("xattn"), max_steps=3)
+    slider, metadata = load_slider(run.slider, result.module.backbone.unet)
+    assert isinstance(slider, DenseSlider)
+    assert metadata == SliderMetadata.of(DenseConfig("xattn"))
+    for name, tensor in result.module.bank.sliders[0].state_dict().items():
+        assert torch.equal(slider.state_dict()[name], tensor), name
+        assert tensor.abs().sum() > 0, name
+    checkpoint = torch.load(run.checkpoints / "last.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == {f"bank.sliders.0.{name}" for name in slider.state_dict()}
 
 
 def test_the_slider_file_holds_the_trained_weights(trained) -> None:

@@ -1,15 +1,22 @@
-"""Low-rank adapters: which layers they change, how K of them run on one frozen UNet, how they are stored."""
+"""Adapters, low-rank and dense: which layers they change, how K of them run on one frozen UNet, how they are stored."""
 
 from slider_lightning.adapters.bank import SliderBank
-from slider_lightning.adapters.files import SliderMetadata, load_slider, save_slider
+from slider_lightning.adapters.base import SliderBase, SliderConfig
+from slider_lightning.adapters.dense import DenseConfig, DenseSlider
+from slider_lightning.adapters.files import load_slider, save_slider
 from slider_lightning.adapters.layers import LAYER_SETS, adapted_layers
+from slider_lightning.adapters.metadata import SliderMetadata
 from slider_lightning.adapters.slider import AdapterConfig, Slider
 
 __all__ = [
     "LAYER_SETS",
     "AdapterConfig",
+    "DenseConfig",
+    "DenseSlider",
     "Slider",
     "SliderBank",
+    "SliderBase",
+    "SliderConfig",
     "SliderMetadata",
     "adapted_layers",
     "load_slider",

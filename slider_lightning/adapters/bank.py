@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from slider_lightning.adapters.slider import Slider, StackedPairs
+from slider_lightning.adapters.base import SliderBase, Stack
 from slider_lightning.errors import InputError
 
 
@@ -20,8 +20,8 @@ from slider_lightning.errors import InputError
 class _Term:
     """The active sliders of one kind on a layer, and their strengths for every sample (batch, ranks)."""
 
-    kind: type[Slider]
-    sliders: tuple[Slider, ...]
+    kind: type[SliderBase]
+    sliders: tuple[SliderBase, ...]
     strengths: Tensor
 
 
@@ -37,7 +37,7 @@ class _ScalePlan:
 
     def __init__(
         self,
-        sliders: Sequence[Slider],
+        sliders: Sequence[SliderBase],
         scales: Tensor,
         groups: Iterable[tuple[int, ...]],
         device: torch.device,
@@ -54,7 +54,7 @@ class _ScalePlan:
         kinds = dict.fromkeys(type(self._sliders[k]) for k in columns)
         return [self._term(kind, [k for k in columns if type(self._sliders[k]) is kind]) for kind in kinds]
 
-    def _term(self, kind: type[Slider], columns: Sequence[int]) -> _Term:
+    def _term(self, kind: type[SliderBase], columns: Sequence[int]) -> _Term:
         sliders = tuple(self._sliders[k] for k in columns)
         return _Term(
             kind, sliders, kind.strengths(sliders, self._scales[:, columns]).to(self._device, non_blocking=True)
@@ -65,7 +65,8 @@ class SliderBank(nn.Module):
     """Sliders hung on a frozen UNet by forward hooks: its modules' names and state dict stay what they were.
 
     The bank's parameters are the sliders' and nothing else. Forwards outside `scales` are the bare UNet's.
-    Ranks and layer sets may differ between sliders: on a layer the active ones run as one low-rank product.
+    Kinds, ranks and layer sets may differ between sliders: on a layer the active ones of a kind run as one stack,
+    low-rank ones as one low-rank product.
     Weights are cast to the dtype of the layer's input, the masters stay fp32. The UNet's own gradient
     checkpointing works: a recomputed block sees the scales its first run saw. As a context manager the bank
     takes itself off the UNet at the end.
@@ -78,7 +79,7 @@ class SliderBank(nn.Module):
         InputError: if a slider does not fit the UNet.
     """
 
-    def __init__(self, unet: nn.Module, sliders: Sequence[Slider]) -> None:
+    def __init__(self, unet: nn.Module, sliders: Sequence[SliderBase]) -> None:
         super().__init__()
         for slider in sliders:
             slider.check_fits(unet)
@@ -92,7 +93,7 @@ class SliderBank(nn.Module):
         self._checkpointing = [m for m in unet.modules() if hasattr(m, "gradient_checkpointing")]
         self._handles: list[RemovableHandle] = []
         self._plan: _ScalePlan | None = None
-        self._stacks: dict[tuple[str, type[Slider]], tuple[Any, StackedPairs]] = {}
+        self._stacks: dict[tuple[str, type[SliderBase]], tuple[Any, Stack]] = {}
         self.attach()
 
     def attach(self) -> None:
@@ -173,7 +174,7 @@ class SliderBank(nn.Module):
             folded = folded + scale * sliders[k].delta_weight(path).to(weight.device)
         weight.copy_(folded)
 
-    def _slider_list(self) -> list[Slider]:
+    def _slider_list(self) -> list[SliderBase]:
         return list(self.sliders)  # type: ignore[arg-type]
 
     def _plan_for(self, scales: Tensor) -> _ScalePlan:
@@ -211,7 +212,7 @@ class SliderBank(nn.Module):
             output = output + delta.to(output.dtype)
         return output
 
-    def _stacked(self, path: str, term: _Term, x: Tensor) -> StackedPairs:
+    def _stacked(self, path: str, term: _Term, x: Tensor) -> Stack:
         """The stacked weights of a term; without gradients they are kept until a master weight changes."""
         if torch.is_grad_enabled():
             return term.kind.stack(term.sliders, path, x)

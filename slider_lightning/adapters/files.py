@@ -1,7 +1,8 @@
 """Slider files: what they hold, how they are written, and whose files are read.
 
-Layout: kohya's keys (`lora_unet_<diffusers path with _>.lora_down.weight`, `.lora_up.weight`, `.alpha`) in
-safetensors, which diffusers' `load_lora_weights`, A1111 and ComfyUI load. The header says what the slider is.
+Layout: kohya's keys in safetensors. A low-rank slider is `lora_unet_<diffusers path with _>.lora_down.weight`,
+`.lora_up.weight` and `.alpha`, which diffusers' `load_lora_weights`, A1111 and ComfyUI load; a dense one is `.diff`,
+which ComfyUI loads. The header says what the slider is.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import pickle
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,64 +21,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from slider_lightning.adapters.base import SliderBase
+from slider_lightning.adapters.dense import DenseConfig, DenseSlider
 from slider_lightning.adapters.layers import adapted_layers, layer_key, layer_path
+from slider_lightning.adapters.metadata import SliderMetadata
 from slider_lightning.adapters.slider import AdapterConfig, Slider
 from slider_lightning.errors import InputError
 
 METADATA_KEY = "slider_lightning"
 DIGEST_KEY = "slider_lightning_sha256"
-_Weights = Mapping[str, tuple[Tensor, Tensor]]
-_TENSOR_NAME = re.compile(r"(lora_unet_\w+)\.(lora_down\.weight|lora_up\.weight|alpha)")
+# Diffusers path of a layer, to its tensors by the last part of their names.
+_Parts = Mapping[str, Mapping[str, Tensor]]
+_TENSOR_NAME = re.compile(r"(lora_unet_\w+)\.(lora_down\.weight|lora_up\.weight|alpha|diff)")
 
 
-@dataclass(frozen=True)
-class SliderMetadata:
-    """What a slider file says about itself. None means not known, as in files from elsewhere.
-
-    Args:
-        rank: of the adapter.
-        alpha: of the adapter; its strength at slider_scale 1 is alpha / rank.
-        layers: the layer set, one of `LAYER_SETS`.
-        objective: which loss it was trained with, e.g. "text_enhance".
-        concept: the concept's fields (name, target, positive, negative, preserve) as plain JSON values.
-        eta: strength in the training target (eq. 3 and 4).
-        base_model: name or folder of the model it was trained on.
-        base_model_hash: that backbone's fingerprint.
-        useful_scales: (lowest, highest) slider_scale with an even response.
-        start_timestep: training timestep at and below which the slider should act, 0..999.
-    """
-
-    rank: int
-    alpha: float
-    layers: str
-    objective: str | None = None
-    concept: dict[str, Any] | None = None
-    eta: float | None = None
-    base_model: str | None = None
-    base_model_hash: str | None = None
-    useful_scales: tuple[float, float] | None = None
-    start_timestep: int | None = None
-
-    def __post_init__(self) -> None:
-        # Through JSON once, so that what is loaded equals what was saved: JSON has no tuples.
-        object.__setattr__(self, "concept", json.loads(json.dumps(self.concept)))
-        if self.useful_scales is not None:
-            lowest, highest = self.useful_scales
-            object.__setattr__(self, "useful_scales", (float(lowest), float(highest)))
-
-    @property
-    def adapter_config(self) -> AdapterConfig:
-        """The part that says how the adapter is built; InputError if it is out of range."""
-        return AdapterConfig(self.rank, self.alpha, self.layers)
-
-
-def save_slider(path: str | os.PathLike[str], slider: Slider, metadata: SliderMetadata) -> None:
+def save_slider(path: str | os.PathLike[str], slider: SliderBase, metadata: SliderMetadata) -> None:
     """Write a slider file; it appears whole or not at all.
 
     Args:
         path: ends in .safetensors; its folder is made when it is missing.
         slider: stored in fp32.
-        metadata: must agree with the slider's own rank, alpha and layer set.
+        metadata: must agree with the slider's own form, such as rank, alpha and layer set.
 
     Raises:
         InputError: if the name has another ending or the file cannot be written.
@@ -93,10 +57,13 @@ def save_slider(path: str | os.PathLike[str], slider: Slider, metadata: SliderMe
         METADATA_KEY: json.dumps(asdict(metadata)),
         DIGEST_KEY: _digest(tensors),
         "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(metadata.rank),
-        "ss_network_alpha": str(metadata.alpha),
     }
+    if metadata.rank is not None:
+        header |= {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(metadata.rank),
+            "ss_network_alpha": str(metadata.alpha),
+        }
     try:
         _write_whole(target, tensors, header)
     except (OSError, SafetensorError) as error:
@@ -104,7 +71,7 @@ def save_slider(path: str | os.PathLike[str], slider: Slider, metadata: SliderMe
         raise InputError(message) from error
 
 
-def load_slider(path: str | os.PathLike[str], unet: nn.Module | None = None) -> tuple[Slider, SliderMetadata]:
+def load_slider(path: str | os.PathLike[str], unet: nn.Module | None = None) -> tuple[SliderBase, SliderMetadata]:
     """Read a file of `save_slider`, a kohya safetensors with diffusers' names, or a released `.pt` slider.
 
     Args:
@@ -112,7 +79,8 @@ def load_slider(path: str | os.PathLike[str], unet: nn.Module | None = None) -> 
         unet: when given, the slider must fit it and is put on its device.
 
     Returns:
-        the slider, and its metadata: of foreign files rank, alpha and layer set alone are known.
+        the slider, a `Slider` or `DenseSlider` by what the file holds, and its metadata: of foreign files the form
+        alone (kind, layer set, rank, alpha) is known.
 
     Raises:
         InputError: if the file is missing, damaged, no slider for an SDXL UNet, or does not fit `unet`.
@@ -124,10 +92,9 @@ def load_slider(path: str | os.PathLike[str], unet: nn.Module | None = None) -> 
     tensors, header = _read_safetensors(source) if safe else (_read_torch(source), {})
     if DIGEST_KEY in header and header[DIGEST_KEY] != _digest(tensors):
         raise _damaged(source, "its weights are not the ones that were saved")
-    weights, alpha = _weights(source, tensors)
-    metadata = _read_metadata(source, header) or _infer_metadata(source, weights, alpha)
-    _check_shapes(source, weights, metadata.rank)
-    slider = Slider.from_weights(weights, metadata.adapter_config)
+    parts = _parts(source, tensors)
+    read = _read_dense if all("diff" in part for part in parts.values()) else _read_low_rank
+    slider, metadata = read(source, parts, _read_metadata(source, header))
     if unet is not None:
         _check_unet(source, slider, unet, complete=METADATA_KEY in header)
         slider.to(next(unet.parameters()).device)
@@ -139,17 +106,15 @@ def _damaged(source: Path, reason: str) -> InputError:
 
 
 def _foreign(source: Path, reason: str) -> InputError:
-    return InputError(f"Expected {source} to be a low-rank slider for SDXL, but {reason}; give another file.")
+    return InputError(f"Expected {source} to be a slider for SDXL, but {reason}; give another file.")
 
 
-def _tensors(slider: Slider) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for path in slider.layer_paths:
-        key, pair = layer_key(path), slider.adapter(path)
-        tensors[f"{key}.lora_down.weight"] = pair.lora_down.detach().to("cpu", torch.float32).contiguous()
-        tensors[f"{key}.lora_up.weight"] = pair.lora_up.detach().to("cpu", torch.float32).contiguous()
-        tensors[f"{key}.alpha"] = torch.tensor(slider.config.alpha, dtype=torch.float32)
-    return tensors
+def _tensors(slider: SliderBase) -> dict[str, Tensor]:
+    return {
+        f"{layer_key(path)}.{name}": tensor.detach().to("cpu", torch.float32).contiguous()
+        for path in slider.layer_paths
+        for name, tensor in slider.file_tensors(path).items()
+    }
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -189,8 +154,7 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _weights(source: Path, tensors: Mapping[str, Tensor]) -> tuple[_Weights, float | None]:
-    """(lora_down, lora_up) by diffusers path, and the one alpha of the file, None where it has none."""
+def _parts(source: Path, tensors: Mapping[str, Tensor]) -> _Parts:
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _TENSOR_NAME.fullmatch(name)
@@ -198,25 +162,43 @@ def _weights(source: Path, tensors: Mapping[str, Tensor]) -> tuple[_Weights, flo
             raise _foreign(source, f"it holds {name!r}")
         if not bool(tensor.isfinite().all()):
             raise _damaged(source, f"{name!r} holds values that are not finite")
-        parts.setdefault(match[1], {})[match[2]] = tensor
+        parts.setdefault(layer_path(match[1]), {})[match[2]] = tensor
     if not parts:
         raise _foreign(source, "it is empty")
-    for key, part in parts.items():
+    return parts
+
+
+def _read_dense(source: Path, parts: _Parts, metadata: SliderMetadata | None) -> tuple[SliderBase, SliderMetadata]:
+    metadata = metadata or SliderMetadata.of(DenseConfig(_smallest_layer_set(parts)))
+    config = metadata.adapter_config
+    if not isinstance(config, DenseConfig):
+        raise _damaged(source, f"it holds dense weights and says that it is {metadata.adapter}")
+    for path, part in parts.items():
+        if part.keys() != {"diff"}:
+            raise _foreign(source, f"layer {path} has {', '.join(sorted(part))}")
+    return DenseSlider.from_weights({path: part["diff"] for path, part in parts.items()}, config), metadata
+
+
+def _read_low_rank(source: Path, parts: _Parts, metadata: SliderMetadata | None) -> tuple[SliderBase, SliderMetadata]:
+    for path, part in parts.items():
+        if "diff" in part:
+            raise _foreign(source, f"layer {path} is dense and others are not")
         if not {"lora_down.weight", "lora_up.weight"} <= part.keys():
-            raise _damaged(source, f"{key!r} lacks lora_down or lora_up")
+            raise _damaged(source, f"layer {path} lacks lora_down or lora_up")
     alphas = {part["alpha"].item() if "alpha" in part else None for part in parts.values()}
     if len(alphas) != 1:
         raise _foreign(source, "its layers have different alphas")
-    pairs = ((key, part["lora_down.weight"], part["lora_up.weight"]) for key, part in parts.items())
-    return {layer_path(key): (down, up) for key, down, up in pairs}, alphas.pop()
-
-
-def _check_shapes(source: Path, weights: _Weights, rank: int) -> None:
+    metadata = metadata or _infer_low_rank(source, parts, alphas.pop())
+    config = metadata.adapter_config
+    if not isinstance(config, AdapterConfig):
+        raise _damaged(source, f"it holds low-rank weights and says that it is {metadata.adapter}")
+    weights = {path: (part["lora_down.weight"], part["lora_up.weight"]) for path, part in parts.items()}
     for path, (down, up) in weights.items():
-        of_rank = down.ndim in (2, 4) and up.shape[1:] == (rank, *[1] * (down.ndim - 2)) and len(down) == rank
-        if not of_rank:
+        of_rank = down.ndim in (2, 4) and up.shape[1:] == (config.rank, *[1] * (down.ndim - 2))
+        if not of_rank or len(down) != config.rank:
             shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
-            raise _foreign(source, f"layer {path} has weights of shapes {shapes}, not of rank {rank}")
+            raise _foreign(source, f"layer {path} has weights of shapes {shapes}, not of rank {config.rank}")
+    return Slider.from_weights(weights, config), metadata
 
 
 def _read_metadata(source: Path, header: Mapping[str, str]) -> SliderMetadata | None:
@@ -228,14 +210,14 @@ def _read_metadata(source: Path, header: Mapping[str, str]) -> SliderMetadata | 
         raise _damaged(source, f"its metadata cannot be read ({error})") from error
 
 
-def _infer_metadata(source: Path, weights: _Weights, alpha: float | None) -> SliderMetadata:
-    first, _ = next(iter(weights.values()))
-    rank = first.shape[0] if first.ndim else 0
+def _infer_low_rank(source: Path, parts: _Parts, alpha: float | None) -> SliderMetadata:
+    down = next(iter(parts.values()))["lora_down.weight"]
+    rank = down.shape[0] if down.ndim else 0
     # Without an alpha, loaders take the product as it stands: alpha = rank.
     strength = float(rank) if alpha is None else alpha
     if rank < 1 or strength <= 0:
         raise _foreign(source, f"its rank is {rank} and its alpha {strength}")
-    return SliderMetadata(rank, strength, _smallest_layer_set(weights))
+    return SliderMetadata.of(AdapterConfig(rank, strength, _smallest_layer_set(parts)))
 
 
 def _smallest_layer_set(paths: Mapping[str, Any]) -> str:
@@ -246,7 +228,7 @@ def _smallest_layer_set(paths: Mapping[str, Any]) -> str:
     return "full" if any("attn2" in path for path in paths) else "noxattn"
 
 
-def _check_unet(source: Path, slider: Slider, unet: nn.Module, *, complete: bool) -> None:
+def _check_unet(source: Path, slider: SliderBase, unet: nn.Module, *, complete: bool) -> None:
     allowed = adapted_layers(unet, slider.config.layers).keys()
     unexpected = sorted(set(slider.layer_paths) - allowed)
     if unexpected:

@@ -10,13 +10,15 @@ A keeps the kernel, stride and padding of a convolution, B is 1x1. B starts at z
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slider_lightning.adapters.layers import adapted_layers, check_layer_set, layer_key
+from slider_lightning.adapters.base import SliderBase, per_sample, scaled
+from slider_lightning.adapters.layers import adapted_layers, check_layer_set
 from slider_lightning.errors import InputError
 
 
@@ -33,6 +35,7 @@ class AdapterConfig:
         InputError: if a value is out of range.
     """
 
+    kind: ClassVar[str] = "lora"
     rank: int = 4
     alpha: float = 1.0
     layers: str = "noxattn"
@@ -43,6 +46,10 @@ class AdapterConfig:
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise InputError(f"Expected adapter alpha to be above 0, but got {self.alpha!r}; try 1.0.")
         check_layer_set(self.layers)
+
+    def new_slider(self, unet: nn.Module, *, seed: int) -> "Slider":
+        """A slider of this form that changes nothing yet; InputError if the UNet has no such layers."""
+        return Slider(unet, self, seed=seed)
 
 
 class LowRankPair(nn.Module):
@@ -78,24 +85,15 @@ class StackedPairs:
 
     def delta(self, layer: nn.Module, x: Tensor, strengths: Float[Tensor, "batch ranks"]) -> Tensor:
         """What the sliders add to the layer's output for input `x`, each sample with its own strengths."""
+        rows = per_sample(strengths, layer, x)
         if isinstance(layer, nn.Conv2d):
             hidden = F.conv2d(x, self.lora_down, None, layer.stride, layer.padding, layer.dilation)
-            return F.conv2d(_scaled(hidden, strengths[:, :, None, None]), self.lora_up)
-        hidden = F.linear(x, self.lora_down)
-        per_sample = strengths.reshape(x.shape[0], *[1] * (x.ndim - 2), -1)
-        return F.linear(_scaled(hidden, per_sample), self.lora_up)
+            return F.conv2d(scaled(hidden, rows), self.lora_up)
+        return F.linear(scaled(F.linear(x, self.lora_down), rows), self.lora_up)
 
 
-def _scaled(hidden: Tensor, strengths: Tensor) -> Tensor:
-    # The product is taken in fp32: a scale rounded to bf16 would be off by up to 0.4 %.
-    return (hidden * strengths).to(hidden.dtype)
-
-
-class Slider(nn.Module):
+class Slider(SliderBase):
     """A low-rank adapter for a set of layers of one UNet, held apart from it.
-
-    A `SliderBank` runs it. What the bank needs of a slider is `layer_paths`, `check_fits`, `adapter`,
-    `delta_weight`, `stack` and `strengths`; another kind of slider offers the same.
 
     Args:
         unet: the UNet to adapt; read for its layers' shapes and device, never changed.
@@ -106,58 +104,49 @@ class Slider(nn.Module):
         InputError: if the UNet has no layers of the set.
     """
 
+    config: AdapterConfig
+
     def __init__(self, unet: nn.Module, config: AdapterConfig, *, seed: int = 0) -> None:
-        super().__init__()
         generator = torch.Generator().manual_seed(seed)
         layers = adapted_layers(unet, config.layers)
-        self._hold({path: _new_pair(layer, config.rank, generator) for path, layer in layers.items()}, config)
+        super().__init__({path: _new_pair(layer, config.rank, generator) for path, layer in layers.items()}, config)
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, tuple[Tensor, Tensor]], config: AdapterConfig) -> "Slider":
         """A slider from diffusers path to (lora_down, lora_up), as `LowRankPair` takes them."""
         slider = cls.__new__(cls)
-        nn.Module.__init__(slider)
         pairs = {path: LowRankPair(down.float(), up.float()) for path, (down, up) in weights.items()}
-        slider._hold(pairs, config)
+        SliderBase.__init__(slider, pairs, config)
         return slider
-
-    def _hold(self, pairs: Mapping[str, LowRankPair], config: AdapterConfig) -> None:
-        self.config = config
-        self.layer_paths = tuple(pairs)
-        for path, pair in pairs.items():
-            self.add_module(layer_key(path), pair)
 
     @property
     def scaling(self) -> float:
         """alpha / rank."""
         return self.config.alpha / self.config.rank
 
-    def num_parameters(self) -> int:
-        """How many numbers are trained."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
     def adapter(self, path: str) -> LowRankPair:
         """The master weights for the layer at a diffusers path; AttributeError where the slider has none."""
-        pair = self.get_submodule(layer_key(path))
+        pair = super().adapter(path)
         assert isinstance(pair, LowRankPair)
         return pair
+
+    def weight_shape(self, path: str) -> tuple[int, ...]:
+        """Shape of the weight of the layer at `path`."""
+        pair = self.adapter(path)
+        return (pair.lora_up.shape[0], *pair.lora_down.shape[1:])
 
     def delta_weight(self, path: str) -> Tensor:
         """scaling * B A: what slider_scale 1 adds to the weight of the layer at `path`, in its shape, fp32."""
         return self.scaling * self.adapter(path).product()
 
-    def check_fits(self, unet: nn.Module) -> None:
-        """Raise InputError, naming the first layer that is missing or shaped otherwise, if any."""
-        layers = dict(unet.named_modules())
-        for path in self.layer_paths:
-            pair, layer = self.adapter(path), layers.get(path)
-            expected = (pair.lora_up.shape[0], *pair.lora_down.shape[1:])
-            found = tuple(layer.weight.shape) if isinstance(layer, nn.Linear | nn.Conv2d) else None
-            if found != expected:
-                raise InputError(
-                    f"Expected layer {path} of the UNet to have a weight of shape {expected}, but it has "
-                    f"{found or 'no such layer'}; use the slider with the model it was trained for."
-                )
+    def file_tensors(self, path: str) -> dict[str, Tensor]:
+        """lora_down, lora_up and alpha, by kohya's names."""
+        pair = self.adapter(path)
+        return {
+            "lora_down.weight": pair.lora_down,
+            "lora_up.weight": pair.lora_up,
+            "alpha": torch.tensor(self.config.alpha),
+        }
 
     @staticmethod
     def stack(sliders: Sequence["Slider"], path: str, like: Tensor) -> StackedPairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ from slider_lightning.backbone.guidance import classifier_free_guidance
 from slider_lightning.backbone.prompts import PromptEmbeds
 from slider_lightning.backbone.schedule import fresh_scheduler, takes_generator
 from slider_lightning.errors import InputError
+
+# Rows from which on folding sliders into the weights and out again costs less than their hooks.
+_FOLDED_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,17 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows that pass the UNet together: their positions, the embeddings of both halves, the scales of both halves."""
+    """Rows that pass the UNet together.
+
+    Args:
+        rows: their positions.
+        embeds: both halves of guidance.
+        slider_scales: both halves; None where the slider is off, one row of scales where they are folded.
+    """
 
     rows: slice
     embeds: PromptEmbeds
-    slider_scales: Float[Tensor, "rows sliders"] | None
+    slider_scales: Float[Tensor, "rows sliders"] | Float[Tensor, " sliders"] | None
 
 
 @torch.no_grad()
@@ -74,6 +84,7 @@ def sample(
     """Denoise latents; at scale zero the result is that of `StableDiffusionXLPipeline` for the same noise.
 
     All rows take a step together, so any scheduler keeps its state; the UNet sees them in batches of `batch_size`.
+    Scales that enough rows share are folded into the weights for their batches, which costs less than the hooks.
 
     Args:
         backbone: the frozen model.
@@ -98,7 +109,7 @@ def sample(
     _check_rows(bank, embeds, negative_embeds, noise, slider_scales, branches)
     size = batch_size or len(noise)
     off = _batches(embeds[::branches], negative_embeds[::branches], None, size, config)
-    on = _batches(embeds, negative_embeds, slider_scales, size, config)
+    on = _batches(embeds, negative_embeds, slider_scales, size, config, _columns(backbone, slider_scales, branches))
     scheduler = fresh_scheduler(backbone.scheduler, config.num_inference_steps)
     step_kwargs = {"generator": list(generators)} if generators is not None and takes_generator(scheduler) else {}
     latents = noise.to(backbone.device, torch.float32) * scheduler.init_noise_sigma
@@ -114,10 +125,15 @@ def sample(
 
 
 def count_unet_calls(backbone: Backbone, config: SamplerConfig, rows: int, branches: int, batch_size: int) -> int:
-    """How often `sample` calls the UNet (and `on_batch`) for that many rows, when a bank is given."""
+    """How often `sample` calls the UNet (and `on_batch`) for that many rows.
+
+    It counts with a bank, and with groups of rows that all have the same `branches` rows of scales.
+    """
     timesteps = fresh_scheduler(backbone.scheduler, config.num_inference_steps).timesteps
     on = int((timesteps <= config.start_timestep).sum())
-    return on * -(-rows // batch_size) + (len(timesteps) - on) * -(-(rows // branches) // batch_size)
+    columns = branches if _may_fold(backbone, rows, branches) else 1
+    calls_on = len(_slices(rows, batch_size, columns))
+    return on * calls_on + (len(timesteps) - on) * len(_slices(rows // branches, batch_size))
 
 
 def _predict(
@@ -130,40 +146,74 @@ def _predict(
     on_batch: Callable[[], None] | None,
 ) -> Tensor:
     """Guided noise of all rows, batch by batch, under the scales of each batch."""
-    parts = []
+    result = torch.empty_like(model_input)
     for batch in batches:
         latents = model_input[batch.rows]
         guided = len(batch.embeds) > len(latents)
         latents = torch.cat([latents, latents]) if guided else latents
-        if bank is None or batch.slider_scales is None:
+        with _under_scales(bank, batch.slider_scales):
             noise_pred = backbone.predict_noise(latents, timestep, batch.embeds)
-        else:
-            with bank.scales(batch.slider_scales):
-                noise_pred = backbone.predict_noise(latents, timestep, batch.embeds)
         if guided:
             noise_uncond, noise_cond = noise_pred.chunk(2)
             noise_pred = classifier_free_guidance(noise_uncond, noise_cond, config.guidance_scale)
-        parts.append(noise_pred)
+        result[batch.rows] = noise_pred
         if on_batch is not None:
             on_batch()
-    return torch.cat(parts)
+    return result
+
+
+def _under_scales(bank: SliderBank | None, slider_scales: Tensor | None) -> AbstractContextManager[None]:
+    if bank is None or slider_scales is None:
+        return nullcontext()
+    return bank.folded(slider_scales) if slider_scales.ndim == 1 else bank.scales(slider_scales)
+
+
+def _columns(backbone: Backbone, slider_scales: Float[Tensor, "rows sliders"] | None, branches: int) -> int | None:
+    """`branches` where every branch has scales that all its rows share, and enough rows to fold; else None."""
+    if slider_scales is None or not _may_fold(backbone, len(slider_scales), branches):
+        return None
+    shared = slider_scales[:branches].repeat(len(slider_scales) // branches, 1)
+    return branches if torch.equal(shared, slider_scales) else None
+
+
+def _may_fold(backbone: Backbone, rows: int, branches: int) -> bool:
+    # Half precision rounds the sum W0 + dW to the weight's few digits: there the two ways give different images.
+    return backbone.dtype == torch.float32 and rows // branches >= _FOLDED_ROWS
+
+
+def _slices(rows: int, size: int, columns: int = 1) -> list[slice]:
+    """Positions of the batches; with columns row i belongs to column i % columns, and no batch mixes two."""
+    starts = range(0, rows // columns, size)
+    return [
+        slice(column + start * columns, min((start + size) * columns, rows), columns)
+        for column in range(columns)
+        for start in starts
+    ]
 
 
 def _batches(
-    embeds: PromptEmbeds, negative_embeds: PromptEmbeds, slider_scales: Tensor | None, size: int, config: SamplerConfig
+    embeds: PromptEmbeds,
+    negative_embeds: PromptEmbeds,
+    slider_scales: Tensor | None,
+    size: int,
+    config: SamplerConfig,
+    columns: int | None = None,
 ) -> list[_Batch]:
-    """Cut the rows into UNet calls; with guidance each holds [uncond; cond] and both halves carry the scales."""
+    """Cut the rows into UNet calls; with guidance each holds [uncond; cond] and both halves carry the scales.
+
+    With `columns` the scales are those of the column, to be folded.
+    """
     batches = []
     guided = config.guidance_scale > 1
-    for start in range(0, len(embeds), size):
-        rows = slice(start, min(start + size, len(embeds)))
-        count = rows.stop - rows.start
+    for rows in _slices(len(embeds), size, columns or 1):
         cond, scales = embeds[rows], None if slider_scales is None else slider_scales[rows]
         if guided:
-            negative = negative_embeds[rows] if len(negative_embeds) > 1 else negative_embeds.repeat_interleave(count)
+            negative = (
+                negative_embeds[rows] if len(negative_embeds) > 1 else negative_embeds.repeat_interleave(len(cond))
+            )
             cond = PromptEmbeds.cat([negative, cond])
             scales = None if scales is None else torch.cat([scales, scales])
-        batches.append(_Batch(rows, cond, scales))
+        batches.append(_Batch(rows, cond, scales if scales is None or columns is None else scales[0]))
     return batches
 
 

@@ -37,6 +37,8 @@ class TeacherBatch:
     eps_target: Float[Tensor, "batch 4 h w"]
     eps_positive: Float[Tensor, "batch preserved 4 h w"]
     eps_negative: Float[Tensor, "batch preserved 4 h w"]
+    eps_contrast_positive: Float[Tensor, "batch contrasts 4 h w"]
+    eps_contrast_negative: Float[Tensor, "batch contrasts 4 h w"]
     scale: Float[Tensor, " batch"]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> TeacherBatch:
@@ -209,7 +211,7 @@ class TeacherDataModule(StateDataModule):
 
     Args:
         backbone: the frozen model.
-        embeds: the concept's prompts.
+        embeds: the prompts of concept and contrasts.
         cache_dir: folder of all caches.
         config: what the cache holds.
         batch_size: states of one process in one step.
@@ -247,7 +249,7 @@ class RolloutDataModule(StateDataModule):
 
     Args:
         backbone: the frozen model.
-        embeds: the concept's prompts.
+        embeds: the prompts of concept and contrasts.
         bank: bank of the slider in training.
         config: how states are drawn.
         batch_size: states of one process in one step.

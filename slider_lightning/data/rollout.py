@@ -53,7 +53,7 @@ class OnPolicyStates:
 
     Args:
         backbone: the frozen model.
-        embeds: the concept's prompts.
+        embeds: the prompts of concept and contrasts.
         bank: bank of one slider, the one in training.
         config: how states are drawn.
         scale_range: absolute slider scales of the rollouts; the sign alternates between rollouts.

@@ -20,32 +20,47 @@ from slider_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class ConceptEmbeds:
-    """The embedded prompts of a concept.
+    """The embedded prompts of a concept and of the contrasts its direction is freed from.
 
     Args:
         concept: the texts.
+        contrasts: the texts (q+, q-) of every contrast; there may be none.
         target: c_t, one row.
         positive: (c+, p), one row per preserved phrase.
         negative: (c-, p), in the same order.
+        contrast_positive: q+, one row per contrast.
+        contrast_negative: q-, in the same order.
         unconditional: the row that guidance steers away from.
     """
 
     concept: Concept
+    contrasts: tuple[tuple[str, str], ...]
     target: PromptEmbeds
     positive: PromptEmbeds
     negative: PromptEmbeds
+    contrast_positive: PromptEmbeds
+    contrast_negative: PromptEmbeds
     unconditional: PromptEmbeds
 
     @classmethod
-    def encode(cls, backbone: Backbone, concept: Concept) -> ConceptEmbeds:
-        """Encodes all prompts of a concept; afterwards the backbone may free its text encoders."""
+    def encode(cls, backbone: Backbone, concept: Concept, contrasts: tuple[tuple[str, str], ...] = ()) -> ConceptEmbeds:
+        """Encodes all prompts of a concept and its contrasts; afterwards the backbone may free its text encoders."""
+        target = backbone.encode_prompts([concept.target])
+        sides = [backbone.encode_prompts(side) for side in zip(*contrasts, strict=True)] or [target[:0]] * 2
         return cls(
             concept=concept,
-            target=backbone.encode_prompts([concept.target]),
+            contrasts=contrasts,
+            target=target,
             positive=backbone.encode_prompts(concept.positive_prompts()),
             negative=backbone.encode_prompts(concept.negative_prompts()),
+            contrast_positive=sides[0],
+            contrast_negative=sides[1],
             unconditional=backbone.encode_negative_prompt(None),
         )
+
+    def scored(self) -> tuple[PromptEmbeds, ...]:
+        """The prompts that are scored at every state, in the order of the scores in `TeacherStates`."""
+        return (self.target, self.positive, self.negative, self.contrast_positive, self.contrast_negative)
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ class RolloutConfig:
 class TeacherStates:
     """Noisy latents x_t with the frozen model's unguided predictions, stored apart and never multiplied by eta.
 
-    Rows of a rollout stand together, from its first step to its last.
+    Rows of a rollout stand together, from its first step to its last. Without contrasts their dimension is empty.
     """
 
     latents: Float[Tensor, "states 4 h w"]
@@ -85,6 +100,8 @@ class TeacherStates:
     eps_target: Float[Tensor, "states 4 h w"]
     eps_positive: Float[Tensor, "states preserved 4 h w"]
     eps_negative: Float[Tensor, "states preserved 4 h w"]
+    eps_contrast_positive: Float[Tensor, "states contrasts 4 h w"]
+    eps_contrast_negative: Float[Tensor, "states contrasts 4 h w"]
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -140,11 +157,11 @@ def rollout_states(
     """Guided DDIM rollouts of c_t, with frozen scores at every state passed.
 
     The timestep told to the UNet is the one the latent is at. Without a policy the rollout's conditional half is
-    eps(c_t) itself, so a state costs 2 + 2P sample-forwards (the last of a rollout 1 + 2P: nothing follows it).
+    eps(c_t) itself, so a state costs 2 + 2P + 2J sample-forwards (the last of a rollout one less: nothing follows it).
 
     Args:
         backbone: the frozen model.
-        embeds: the concept's prompts; P is the number of preserved phrases, at least 1.
+        embeds: the prompts; P is the number of preserved phrases, at least 1, and J that of contrasts.
         noise: x_T of the rollouts.
         config: steps, guidance and rows per forward.
         policy: slider that draws the rollouts; the scores stay those of the frozen model.
@@ -153,14 +170,14 @@ def rollout_states(
     scheduler: Any = ddim_scheduler(backbone.scheduler)
     scheduler.set_timesteps(config.num_inference_steps)
     timesteps = scheduler.timesteps.tolist()
-    preserved = len(embeds.positive)
-    scored = PromptEmbeds.cat([embeds.target, embeds.positive, embeds.negative])
+    counts = [len(prompts) for prompts in embeds.scored()]
+    scored = PromptEmbeds.cat(embeds.scored())
     latents = noise.to(backbone.device) * scheduler.init_noise_sigma
     steps = []
     for timestep in timesteps:
         eps = _predict_prompts(backbone, latents, timestep, scored, config.batch_size)
-        poles = eps[1:].unflatten(0, (2, preserved)).transpose(1, 2)
-        steps.append((latents, torch.full((len(noise),), timestep), eps[0], *poles))
+        pairs = [part.transpose(0, 1) for part in eps.split(counts)[1:]]
+        steps.append((latents, torch.full((len(noise),), timestep), eps[0], *pairs))
         if timestep != timesteps[-1]:
             guided = _guided_noise(backbone, embeds, latents, timestep, config, eps[0], policy)
             latents = scheduler.step(guided, timestep, latents).prev_sample

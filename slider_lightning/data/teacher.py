@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 INDEX_FILE = "index.json"
 # Part of the key, so that files of another layout are never taken for these.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 Progress = Callable[[int, int], None]
@@ -76,7 +76,7 @@ class TeacherCache:
     Args:
         root: folder of all caches.
         backbone: the frozen model.
-        embeds: the concept's prompts, texts and embeddings.
+        embeds: the prompts of concept and contrasts, texts and embeddings.
         config: what to hold.
     """
 
@@ -183,6 +183,7 @@ def dependencies(backbone: Backbone, embeds: ConceptEmbeds, config: TeacherConfi
         "target": embeds.concept.target,
         "positive": list(embeds.concept.positive_prompts()),
         "negative": list(embeds.concept.negative_prompts()),
+        "contrasts": [list(pair) for pair in embeds.contrasts],
         "schedule": schedule,
         "num_inference_steps": config.rollout.num_inference_steps,
         "guidance_scale": config.rollout.guidance_scale,

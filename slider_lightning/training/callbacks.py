@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from slider_lightning.adapters import Slider, SliderMetadata, save_slider
+from slider_lightning.adapters import SliderBase, SliderMetadata, save_slider
 from slider_lightning.data import Cost
 from slider_lightning.errors import InputError
 from slider_lightning.training.text_slider import TextSliderModule
@@ -24,15 +24,15 @@ class SliderFile(L.Callback):
         self.path = path
         self.metadata = metadata
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the file, in the first process only.
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the file, in the first process only; also when a resumed run had nothing left to train.
 
         Raises:
             InputError: if training left weights that are not finite, or the disk refuses.
         """
         assert isinstance(pl_module, TextSliderModule)
         slider = pl_module.bank.sliders[0]
-        assert isinstance(slider, Slider)
+        assert isinstance(slider, SliderBase)
         if not all(bool(parameter.isfinite().all()) for parameter in slider.parameters()):
             raise InputError(
                 "Expected finite slider weights at the end of training, but they diverged, so no slider was written; "

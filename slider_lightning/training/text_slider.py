@@ -70,7 +70,7 @@ class TextSliderModule(L.LightningModule):
         backbone: the frozen model; `setup` moves it to the process's device.
         bank: bank of the one slider to train, attached to the backbone's UNet.
         target_embeds: the embedded prompt c_t, one row.
-        objective: eta, sum or mean, enhance or erase.
+        objective: eta, sum or mean, enhance or erase, projection.
         optimizer: AdamW's settings.
     """
 
@@ -97,9 +97,14 @@ class TextSliderModule(L.LightningModule):
 
     def training_step(self, batch: TeacherBatch, batch_idx: int) -> Tensor:
         """The loss of a batch of states, each at +s and at -s in one forward."""
-        rows = self.objective.both_poles(
-            batch.latents, batch.timestep, batch.eps_target, batch.eps_positive, batch.eps_negative, batch.scale
+        direction = self.objective.direction(
+            batch.eps_target,
+            batch.eps_positive,
+            batch.eps_negative,
+            batch.eps_contrast_positive,
+            batch.eps_contrast_negative,
         )
+        rows = self.objective.both_poles(batch.latents, batch.timestep, batch.eps_target, direction, batch.scale)
         embeds = self.target_embeds.repeat_interleave(len(rows.latents))
         with self.bank.scales(rows.scale[:, None]):
             noise_pred = self.backbone.predict_noise(rows.latents, rows.timestep, embeds)
