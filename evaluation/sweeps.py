@@ -21,14 +21,16 @@ from itertools import pairwise
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics.functional import spearman_corrcoef
 
 from evaluation.attributes import Schema
+from evaluation.metrics.dose_response import rank_monotone
+from evaluation.metrics.interference import any_flip
+from evaluation.metrics.interference import flips as flips_of
+from evaluation.metrics.interference import interference as flip_shares
 from evaluation.statistics import Measure, bootstrap, bootstrap_mean
 from slider_lightning.errors import InputError
 
 Readings = Mapping[str, Tensor]
-MONOTONE = 0.8
 SMALLEST_DRIFT = 1e-6
 
 
@@ -149,19 +151,9 @@ def target_values(sweep: Sweep, target: str) -> Float[Tensor, "seeds scales"]:
     return values[..., 0]
 
 
-def spearman_over_scales(values: Float[Tensor, "seeds scales"], scales: Sequence[float]) -> Float[Tensor, " seeds"]:
-    """Rank correlation of each seed's values with the scales; 0 where a seed does not respond at all."""
-    columns = values.double().T.contiguous()
-    order = torch.tensor(scales, dtype=torch.double)[:, None].expand_as(columns).contiguous()
-    constant = (columns == columns[0]).all(0)
-    correlation = spearman_corrcoef(columns, order).reshape(-1)
-    return torch.where(constant, 0.0, correlation)
-
-
 def monotone_share(sweep: Sweep, target: str) -> Measure:
-    """Share of seeds whose target rises with the scale: Spearman over the scales above 0.8."""
-    rho = spearman_over_scales(target_values(sweep, target), sweep.scales)
-    return bootstrap_mean((rho > MONOTONE).double())
+    """Share of seeds whose target rises with the scale on the whole: Spearman over the scales above 0.8."""
+    return bootstrap_mean(rank_monotone(target_values(sweep, target), sweep.scales).double())
 
 
 def selectivity(sweep: Sweep, target: str) -> Measure:
@@ -180,18 +172,29 @@ def selectivity(sweep: Sweep, target: str) -> Measure:
     return bootstrap(ratio, sweep.seeds)
 
 
-def flips(sweep: Sweep, name: str) -> Bool[Tensor, "seeds scales"]:
-    """Where the most probable class of an attribute differs from the same seed's at scale 0.
+def protected_probabilities(sweep: Sweep, protected: Sequence[str]) -> dict[str, Float[Tensor, "seeds scales classes"]]:
+    """The class probabilities of the protected attributes, as `evaluation.metrics.interference` reads them.
 
     Raises:
-        InputError: If the attribute is continuous: it has no class to flip.
+        InputError: If there is none, or one of them is continuous: it has no class to flip.
     """
-    attribute = next((a for a in sweep.schema if a.name == name), None)
-    if attribute is None or attribute.kind != "class":
-        classes = [a.name for a in sweep.schema if a.kind == "class"]
-        raise InputError(f"Expected a protected attribute out of {classes}, but got '{name}'.")
-    chosen = sweep.readings[name].argmax(-1)
-    return chosen != chosen[:, sweep.zero, None]
+    classes = [a.name for a in sweep.schema if a.kind == "class"]
+    for name in protected:
+        if name not in classes:
+            raise InputError(f"Expected protected attributes out of {classes}, but got '{name}'; change it.")
+    if not protected:
+        raise InputError("Expected at least one protected attribute to measure interference, but got none; name one.")
+    return {name: sweep.readings[name] for name in protected}
+
+
+def flips(sweep: Sweep, name: str) -> Bool[Tensor, "seeds scales"]:
+    """Where the most probable class of a class attribute differs from the same seed's at scale 0."""
+    return flips_of(protected_probabilities(sweep, [name]), sweep.scales)[name]
+
+
+def protected_flips(sweep: Sweep, protected: Sequence[str]) -> Bool[Tensor, "seeds scales"]:
+    """Where any protected attribute flips against scale 0."""
+    return any_flip(flips_of(protected_probabilities(sweep, protected), sweep.scales))
 
 
 def interference(sweep: Sweep, protected: Sequence[str]) -> Measure:
@@ -199,8 +202,4 @@ def interference(sweep: Sweep, protected: Sequence[str]) -> Measure:
 
     REFERENCE.md, Evaluation protocol; the interval is over seeds, n counts images.
     """
-    if not protected:
-        raise InputError("Expected at least one protected attribute to measure interference, but got none.")
-    any_flip = torch.stack([flips(sweep, name) for name in protected]).any(0)
-    edited = [column for column in range(len(sweep.scales)) if column != sweep.zero]
-    return bootstrap_mean(any_flip[:, edited].double())
+    return flip_shares(protected_probabilities(sweep, protected), sweep.scales).any

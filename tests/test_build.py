@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from diffusers import StableDiffusionXLPipeline
 
-from evaluation.judges.panel import load_judges
 from experiments.tiny_faces.build import WorldBuild, finished
 from experiments.tiny_faces.judges.clip import ClipSettings
 from experiments.tiny_faces.judges.parser import ParserSettings
 from experiments.tiny_faces.judges.perceptual import PerceptualSettings
 from experiments.tiny_faces.judges.probe import ProbeSettings
+from experiments.tiny_faces.panel import load_judges
 from experiments.tiny_faces.settings import BuildSettings
 from experiments.tiny_faces.unet import UNetSettings
 from experiments.tiny_faces.vae import VaeSettings

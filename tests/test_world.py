@@ -8,9 +8,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from evaluation.judges.panel import Judges, load_judges
+from evaluation.judges.panel import Judges
 from experiments.tiny_faces.measure_judges import measure_judges
 from experiments.tiny_faces.measure_world import measure_world, prompted_faces
+from experiments.tiny_faces.panel import load_judges
 from slider_lightning.backbone import SamplerConfig, initial_noise, load_backbone, sample
 from slider_lightning.config import ROOT
 from slider_lightning.errors import InputError
@@ -40,7 +41,7 @@ def test_the_pipeline_opens_without_our_code_and_our_sampler_agrees() -> None:
 
 
 def test_prompts_are_obeyed(judges: Judges) -> None:
-    figures, images = measure_world(load_backbone(str(ASSETS / "pipeline")), judges.probe, 64)
+    figures, images = measure_world(load_backbone(str(ASSETS / "pipeline")), judges.classifier, 64)
     assert images.shape == (64, 3, 64, 64)
     # 64 images of a world whose card says 95 % and more: fewer than 80 % of about 40 would be six deviations away.
     for name in ("gender", "glasses", "skin_tone", "background"):
@@ -56,7 +57,7 @@ def test_a_quarter_of_the_measured_prompts_is_held_out() -> None:
 
 def test_judges_know_rendered_faces(judges: Judges) -> None:
     figures = measure_judges(judges, count=256)
-    for attribute in judges.probe.schema:
+    for attribute in judges.classifier.schema:
         if attribute.kind == "class":
             assert figures[f"judges/probe/accuracy/{attribute.name}"] >= 0.96
         else:
@@ -92,4 +93,4 @@ def test_a_damaged_asset_is_refused_by_name(tmp_path: Path) -> None:
     from evaluation.judges.probe import load_probe
 
     with pytest.raises(InputError, match=r"model\.safetensors"):
-        load_probe(copy)
+        load_probe(copy, "probe")

@@ -16,10 +16,11 @@ def check_images(images: Tensor) -> None:
     """Refuses what is no batch of RGB images in [0, 1].
 
     Raises:
-        ValueError: If the shape is not (n, 3, height, width) or a value is outside [0, 1] or not finite.
+        ValueError: If the shape is not (n, 3, height, width) with n of 1 or more, or a value is outside [0, 1] or not
+            finite.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"Expected images of shape (n, 3, height, width), but got {tuple(images.shape)}.")
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(f"Expected images of shape (n, 3, height, width), n >= 1, but got {tuple(images.shape)}.")
     rows = images.flatten(1)
     outside = ~((rows >= 0) & (rows <= 1)).all(1)
     if outside.any():
@@ -29,11 +30,15 @@ def check_images(images: Tensor) -> None:
 
 
 def normalize(
-    images: Float[Tensor, "n 3 height width"], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    images: Float[Tensor, "n 3 height width"],
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bilinear",
 ) -> Float[Tensor, "n 3 out_height out_width"]:
-    """Resizes images in [0, 1] (bilinear, antialiased) to `size` (height, width) and takes (x - mean) / std."""
+    """Resizes images in [0, 1] (antialiased) to `size` (height, width) and takes (x - mean) / std."""
     if tuple(images.shape[-2:]) != tuple(size):
-        images = F.interpolate(images, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        images = F.interpolate(images, size=size, mode=interpolation, antialias=True).clamp(0, 1)
     shape = (1, 3, 1, 1)
     center = torch.tensor(list(mean), dtype=images.dtype, device=images.device).view(shape)
     spread = torch.tensor(list(std), dtype=images.dtype, device=images.device).view(shape)

@@ -30,6 +30,7 @@ class AttributeProbe(nn.Module):
         size: Height and width in pixels that the model reads.
         image_mean: Mean per colour channel that the model was trained with.
         image_std: Standard deviation per colour channel that the model was trained with.
+        name: What records and tables call it.
     """
 
     mean: Tensor
@@ -44,9 +45,11 @@ class AttributeProbe(nn.Module):
         size: tuple[int, int],
         image_mean: list[float],
         image_std: list[float],
+        name: str,
     ) -> None:
         super().__init__()
         self.model = model
+        self.name = name
         self.schema = schema
         self.size = size
         self.image_mean = image_mean
@@ -104,8 +107,12 @@ def set_probe_config(config: PretrainedConfig, schema: Schema, mean: Tensor, std
     )
 
 
-def load_probe(folder: str | Path) -> AttributeProbe:
+def load_probe(folder: str | Path, name: str) -> AttributeProbe:
     """Loads a probe from a transformers folder, in fp32 and frozen.
+
+    Args:
+        folder: Folder of the model and its image processor, with a `hashes.json`.
+        name: What records and tables call the judge.
 
     Raises:
         InputError: If the folder is missing or damaged or its config does not describe the outputs.
@@ -135,6 +142,7 @@ def load_probe(folder: str | Path) -> AttributeProbe:
         processor_size(processor),
         list(processor.image_mean),
         list(processor.image_std),
+        name,
     )
     return probe.eval().requires_grad_(False)
 

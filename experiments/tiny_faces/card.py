@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torchvision.utils import save_image
 
-from evaluation.judges.panel import load_judges
 from experiments.tiny_faces.fit import METRICS
 from experiments.tiny_faces.measure_judges import measure_judges
 from experiments.tiny_faces.measure_world import measure_world
+from experiments.tiny_faces.panel import load_judges
 from experiments.tiny_faces.settings import BuildSettings
 from slider_lightning.assets import atomic_path
 from slider_lightning.backbone import Backbone, load_backbone
@@ -47,7 +47,7 @@ def write_card(out: Path, settings: BuildSettings, work_folders: dict[str, Path]
     """
     backbone, judges = load_backbone(str(out / "pipeline")), load_judges(out)
     with ProgressCallback("measuring the generator") as on_batch:
-        world, images = measure_world(backbone, judges.probe, settings.measured_images, on_batch)
+        world, images = measure_world(backbone, judges.classifier, settings.measured_images, on_batch)
     quality = world | measure_judges(judges, reconstruct=lambda rows: _reconstruct(backbone, rows))
     made = {
         "settings": asdict(settings) | {"out_dir": portable_path(settings.out_dir)},

@@ -8,10 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluation.judges.panel import Judges
-from evaluation.judges.parser import FaceParser
-from evaluation.judges.perceptual import PerceptualDistance
-from evaluation.judges.probe import AttributeProbe
+from evaluation.judges.panel import AttributeJudge, EyeJudge, ImageDistance, Judges
 from experiments.tiny_faces.captions import tags
 from experiments.tiny_faces.faces import Faces, class_index, sample_faces
 from experiments.tiny_faces.judges.perceptual import make_triplet
@@ -53,14 +50,16 @@ def measure_judges(
 
 def measure_images(judges: Judges, faces: Faces, images: Tensor, eye_area: Tensor, prefix: str) -> dict[str, float]:
     """All figures of one set of images, named below `prefix`."""
-    figures = {f"probe/{name}": value for name, value in probe_quality(judges.probe, faces, images).items()}
-    figures |= {f"parser/{name}": value for name, value in parser_quality(judges.parser, images, eye_area).items()}
+    figures = {f"probe/{name}": value for name, value in probe_quality(judges.classifier, faces, images).items()}
+    if judges.parser is not None:
+        quality = parser_quality(judges.parser, images, eye_area)
+        figures |= {f"parser/{name}": value for name, value in quality.items()}
     figures["clip/caption_choice"] = caption_choice(judges, faces, images)
-    figures["perceptual/order"] = perceptual_order(judges.perceptual, images)
+    figures["perceptual/order"] = perceptual_order(judges.distance, images)
     return {f"{prefix}/{name}": round(value, 5) for name, value in figures.items()}
 
 
-def probe_quality(probe: AttributeProbe, faces: Faces, images: Tensor) -> dict[str, float]:
+def probe_quality(probe: AttributeJudge, faces: Faces, images: Tensor) -> dict[str, float]:
     """Accuracy of every class attribute; R2 of every continuous one, over all faces and over the well drawn alone.
 
     Bad drawing smears and displaces features, so part of their truth cannot be seen there.
@@ -79,7 +78,7 @@ def probe_quality(probe: AttributeProbe, faces: Faces, images: Tensor) -> dict[s
     return figures
 
 
-def parser_quality(parser: FaceParser, images: Tensor, eye_area: Float[Tensor, " n"]) -> dict[str, float]:
+def parser_quality(parser: EyeJudge, images: Tensor, eye_area: Float[Tensor, " n"]) -> dict[str, float]:
     """Relative error and bias of the eye area."""
     measured = parser.eye_area(images)
     return {
@@ -103,7 +102,7 @@ def caption_choice(judges: Judges, faces: Faces, images: Tensor) -> float:
     return float((own_scores > judges.clip.score(images, other_texts)).float().mean())
 
 
-def perceptual_order(perceptual: PerceptualDistance, images: Tensor) -> float:
+def perceptual_order(perceptual: ImageDistance, images: Tensor) -> float:
     """Share of held-out triplets whose nearer image gets the smaller distance."""
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)
     triplet = make_triplet(images, images.roll(1, 0), torch.zeros(len(images), 1), generator)

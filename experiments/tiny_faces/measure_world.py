@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from evaluation.judges.probe import AttributeProbe
+from evaluation.judges.panel import AttributeJudge
 from experiments.tiny_faces.captions import AGE_WORDS
 from experiments.tiny_faces.faces import BACKGROUNDS, GENDERS, HAIR_COLORS, HELD_OUT, SKIN_TONES
 from slider_lightning.backbone import Backbone, SamplerConfig
@@ -53,7 +53,7 @@ def prompted_faces(count: int, seed: int = 0) -> list[PromptedFace]:
 
 
 def measure_world(
-    backbone: Backbone, probe: AttributeProbe, count: int, on_batch: Callable[[int, int], None] | None = None
+    backbone: Backbone, probe: AttributeJudge, count: int, on_batch: Callable[[int, int], None] | None = None
 ) -> tuple[dict[str, float], Tensor]:
     """Generate `count` images (25 steps, guidance 4) and judge them.
 
