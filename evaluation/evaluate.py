@@ -1,72 +1,76 @@
-"""Measure a run: `python -m evaluation.evaluate run=RUN [+evaluation.num_seeds=128 ...]`."""
+"""Measure a run: `python -m evaluation.evaluate run=RUN [+evaluation.prompts.seeds_per_prompt=128 ...]`."""
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
 from evaluation.config import EvaluationConfig
-from evaluation.judges.panel import load_judges
-from evaluation.measures import check_request, evaluate_slider
+from evaluation.gallery import Gallery
+from evaluation.grids import SliderMethod
+from evaluation.judges.panel import Judges
+from evaluation.measures import check_request, slider_measures
+from evaluation.measuring import EditPrompts, Examiner, judge_names
 from evaluation.statistics import Measure, to_record
 from evaluation.tables import slider_tables
-from slider_lightning.adapters import SliderBank, load_slider
 from slider_lightning.backbone import Backbone
 from slider_lightning.config import build
 from slider_lightning.data import measured_cost
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
-from slider_lightning.generation import ProgressCallback, generate_images
 from slider_lightning.training import RunFolder
 
 logger = logging.getLogger(__name__)
-SECTIONS = ("model", "sampler", "evaluation")
+SECTIONS = ("model", "sampler", "evaluation", "judges")
 
 
-def evaluate(run: RunFolder, changes: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Measure]:
-    """Generate the images of a run's slider, judge them, and merge the figures into its summary.json.
+def evaluate(run: RunFolder, changes: Mapping[str, Any] | None = None) -> dict[str, Measure]:
+    """Make the image grid of a run's slider, judge it, and merge the figures into the run's summary.json.
 
     Args:
         run: a run whose slider is trained.
-        changes: section ("evaluation", "sampler", "model") -> keys laid over the run's own config.
+        changes: nested values laid over the sections "evaluation", "sampler", "model" and "judges" of the run's config.
 
     Returns:
-        The figures of `evaluation.measures.evaluate_slider`.
+        The figures of `evaluation.measures.slider_measures`.
 
     Raises:
         InputError: if the run, its slider, the model or a judge is missing or damaged, or a key is unknown.
     """
     config = run_config(run, changes or {})
     settings: EvaluationConfig = build(config["evaluation"], "evaluation.")
-    judges = load_judges(settings.judges)
-    check_request(judges.probe.schema, settings.scales, settings.target, settings.protected)
+    judges: Judges = build(config["judges"], "judges.")
+    check_request(judges.classifier.schema, settings.scales, settings.target, settings.protected)
     backbone: Backbone = build(config["model"], "model.")
-    slider, _ = load_slider(run.slider, backbone.unet)
-    bank = SliderBank(backbone.unet, [slider])
-    with measured_cost(backbone) as generation, ProgressCallback("images to measure") as on_batch:
-        images = generate_images(
+    judges.to(backbone.device)
+    with measured_cost(backbone) as cost:
+        gallery = Gallery(
             backbone,
-            bank,
-            settings.prompt,
-            list(settings.seeds),
-            list(settings.scales),
+            settings.prompts,
             build(config["sampler"], "sampler."),
-            batch_size=settings.batch_size,
-            on_batch=on_batch,
+            Path(settings.grids),
+            settings.batch_size,
         )
-    with measured_cost(backbone) as judging:
-        measures = evaluate_slider(
-            images, settings.scales, settings.target, settings.protected, judges, settings.edit_prompt
+        examiner = Examiner(
+            judges,
+            config["judges"],
+            config["concept"].get("name", run.path.name),
+            EditPrompts(settings.edit_prompt, settings.opposite_prompt),
+            backbone.name,
         )
+        method = SliderMethod("concept_slider", (str(run.slider),))
+        measurements = gallery.measure(method, settings.scales, examiner)
+    measures = slider_measures(measurements, settings.target, settings.protected)
     settled = {f"eval/settings/{section}": config[section] for section in ("evaluation", "sampler")}
-    costs = generation.summary("generation") | judging.summary("judging")
-    run.update_summary(to_record(measures) | settled | costs, replace="eval/")
+    settled["eval/settings/judges"] = judge_names(judges)
+    run.update_summary(to_record(measures) | settled | cost.summary("evaluation"), replace="eval/")
     return measures
 
 
-def run_config(run: RunFolder, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def run_config(run: RunFolder, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of a run's config that an evaluation needs, with changes laid over them.
 
     Raises:
@@ -82,7 +86,22 @@ def run_config(run: RunFolder, changes: Mapping[str, Mapping[str, Any]]) -> dict
         raise InputError(
             f"Expected {run.config} to say how the run is measured, but it has no {', '.join(missing)}; train it again."
         )
-    return {section: {**stored[section], **changes.get(section, {})} for section in SECTIONS}
+    return {
+        "concept": stored.get("concept", {}),
+        **{section: laid_over(stored[section], changes.get(section) or {}) for section in SECTIONS},
+    }
+
+
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, mapping by mapping."""
+    merged = dict(below)
+    for key, value in above.items():
+        known = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            merged[key] = laid_over(known, value)
+        else:
+            merged[key] = value
+    return merged
 
 
 @entry_point("evaluate")
