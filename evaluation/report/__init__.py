@@ -1,0 +1,20 @@
+"""Tables and figures as pure functions of measurements, and how they are written."""
+
+from evaluation.report.formats import csv_text, latex, markdown, terminal, write_table
+from evaluation.report.style import save_figure
+from evaluation.report.table import Cell, Column, Published, PublishedFigure, Row, Table
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Published",
+    "PublishedFigure",
+    "Row",
+    "Table",
+    "csv_text",
+    "latex",
+    "markdown",
+    "save_figure",
+    "terminal",
+    "write_table",
+]
