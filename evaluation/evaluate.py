@@ -2,22 +2,16 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from evaluation.config import EvaluationConfig
-from evaluation.gallery import Gallery
 from evaluation.grids import SliderMethod
-from evaluation.judges.panel import Judges
-from evaluation.measures import check_request, slider_measures
-from evaluation.measuring import EditPrompts, Examiner, judge_names
+from evaluation.measures import slider_measures
+from evaluation.setup import build_setup
 from evaluation.statistics import Measure, to_record
 from evaluation.tables import slider_tables
-from slider_lightning.backbone import Backbone
-from slider_lightning.config import build
 from slider_lightning.data import measured_cost
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
@@ -41,31 +35,12 @@ def evaluate(run: RunFolder, changes: Mapping[str, Any] | None = None) -> dict[s
         InputError: if the run, its slider, the model or a judge is missing or damaged, or a key is unknown.
     """
     config = run_config(run, changes or {})
-    settings: EvaluationConfig = build(config["evaluation"], "evaluation.")
-    judges: Judges = build(config["judges"], "judges.")
-    check_request(judges.classifier.schema, settings.scales, settings.target, settings.protected)
-    backbone: Backbone = build(config["model"], "model.")
-    judges.to(backbone.device)
-    with measured_cost(backbone) as cost:
-        gallery = Gallery(
-            backbone,
-            settings.prompts,
-            build(config["sampler"], "sampler."),
-            Path(settings.grids),
-            settings.batch_size,
-        )
-        examiner = Examiner(
-            judges,
-            config["judges"],
-            config["concept"].get("name", run.path.name),
-            EditPrompts(settings.edit_prompt, settings.opposite_prompt),
-            backbone.name,
-        )
-        method = SliderMethod("concept_slider", (str(run.slider),))
-        measurements = gallery.measure(method, settings.scales, examiner)
-    measures = slider_measures(measurements, settings.target, settings.protected)
+    setup = build_setup(config)
+    with measured_cost(setup.gallery.backbone) as cost:
+        measurements = setup.measure(SliderMethod("concept_slider", (str(run.slider),)))
+    measures = slider_measures(measurements, setup.settings.target, setup.settings.protected)
     settled = {f"eval/settings/{section}": config[section] for section in ("evaluation", "sampler")}
-    settled["eval/settings/judges"] = judge_names(judges)
+    settled["eval/settings/judges"] = measurements.header.judges
     run.update_summary(to_record(measures) | settled | cost.summary("evaluation"), replace="eval/")
     return measures
 
@@ -81,13 +56,13 @@ def run_config(run: RunFolder, changes: Mapping[str, Any]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"Expected {run.config} to be YAML, but it is damaged; train the run again.") from error
     stored = stored if isinstance(stored, Mapping) else {}
-    missing = [section for section in SECTIONS if not stored.get(section)]
+    missing = [section for section in ("concept", *SECTIONS) if not stored.get(section)]
     if missing:
         raise InputError(
             f"Expected {run.config} to say how the run is measured, but it has no {', '.join(missing)}; train it again."
         )
     return {
-        "concept": stored.get("concept", {}),
+        "concept": stored["concept"],
         **{section: laid_over(stored[section], changes.get(section) or {}) for section in SECTIONS},
     }
 

@@ -8,30 +8,25 @@ from rich.console import Group
 from rich.table import Table
 
 from evaluation.measures import edited_columns
+from evaluation.report.formats import figure_text
 from evaluation.statistics import Measure
 
 SHIFT_PREFIX = "eval/attribute_shift/"
 RANGE_PREFIX = "eval/attribute_range/"
 
 
-def format_measure(measure: Measure, digits: int = 2) -> str:
-    """A figure with its 95 % interval, e.g. "1.20 [1.10, 1.31]"."""
-    low, high = measure.ci95
-    return f"{measure.mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def slider_tables(measures: Mapping[str, Measure], scales: Sequence[float], target: str) -> Group:
+def slider_tables(measures: Mapping[str, Measure], scales: Sequence[float], target: str | None) -> Group:
     """The figures of `evaluation.measures.evaluate_slider` as two tables: shifts per attribute, then the rest.
 
     Args:
         measures: The figures.
         scales: The scales they were measured at.
-        target: What the slider is meant to move; its row is marked.
+        target: What the slider is meant to move, its row is marked; None marks none.
     """
     return Group(shift_table(measures, scales, target), figure_table(measures))
 
 
-def shift_table(measures: Mapping[str, Measure], scales: Sequence[float], target: str) -> Table:
+def shift_table(measures: Mapping[str, Measure], scales: Sequence[float], target: str | None) -> Table:
     """Shift of every attribute per scale in standard deviations."""
     labels = [label for _, label in edited_columns(scales)]
     names = list(
@@ -45,8 +40,8 @@ def shift_table(measures: Mapping[str, Measure], scales: Sequence[float], target
     table.add_column("n", justify="right")
     for name in names:
         row = [measures[f"{SHIFT_PREFIX}{name}/{label}"] for label in labels] + [measures[f"{RANGE_PREFIX}{name}"]]
-        style = "bold" if name == target.partition("=")[0] else None
-        table.add_row(name, *(format_measure(measure) for measure in row), str(row[-1].n), style=style)
+        style = "bold" if name == (target or "").partition("=")[0] else None
+        table.add_row(name, *(figure_text(measure, 2) for measure in row), str(row[-1].n), style=style)
     return table
 
 
@@ -58,5 +53,5 @@ def figure_table(measures: Mapping[str, Measure]) -> Table:
     table.add_column("n", justify="right")
     for name, measure in measures.items():
         if not name.startswith((SHIFT_PREFIX, RANGE_PREFIX)):
-            table.add_row(name.removeprefix("eval/"), format_measure(measure, 3), str(measure.n))
+            table.add_row(name.removeprefix("eval/"), figure_text(measure, 3), str(measure.n))
     return table

@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from slider_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 HASHES_FILE = "hashes.json"
 
@@ -46,6 +51,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: str | Path, what: str) -> Iterator[None]:
+    """Hold a folder's lock, so that concurrent jobs make its content once; it ends with the process, however that ends.
+
+    Args:
+        folder: is created.
+        what: what it holds, for messages, e.g. "teacher cache".
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("Another job makes the %s %s; waiting for it.", what, folder)
+            lock.acquire()
+    except OSError as error:
+        raise InputError(
+            f"Expected to write the {what} {folder}, but got: {error.strerror or error}; choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_file(path: str | Path) -> str:

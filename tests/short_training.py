@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from slider_lightning.adapters import AdapterConfig, Slider, SliderBank, SliderMetadata
+from slider_lightning.adapters import AdapterConfig, DenseConfig, SliderBank, SliderMetadata
 from slider_lightning.backbone import load_backbone
 from slider_lightning.concepts import Concept
 from slider_lightning.data import (
@@ -26,7 +26,7 @@ from slider_lightning.data import (
     TeacherConfig,
     TeacherDataModule,
 )
-from slider_lightning.objectives import TextObjective
+from slider_lightning.objectives import Projection, TextObjective
 from slider_lightning.training import (
     AtomicCheckpointIO,
     JsonLinesLogger,
@@ -39,6 +39,7 @@ from slider_lightning.training import (
 )
 
 CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
+ADAPTER = AdapterConfig(rank=2, alpha=2.0)
 ROLLOUT = RolloutConfig(num_inference_steps=4, seed=1)
 
 
@@ -87,15 +88,17 @@ def train(
     batch_size: int = 2,
     devices: int = 1,
     data: str = "teacher",
+    adapter: AdapterConfig | DenseConfig = ADAPTER,
+    project: Projection | None = None,
 ) -> ShortTraining:
     """Trains and returns; the cache lies beside the run folder."""
     torch.set_num_threads(1)
     backbone = load_backbone(str(pipeline), dtype="float32")
-    embeds = ConceptEmbeds.encode(backbone, CONCEPT)
+    objective = TextObjective(eta=2.0, project=project)
+    embeds = ConceptEmbeds.encode(backbone, CONCEPT, objective.contrasts)
     backbone.free_text_encoders()
-    adapter = AdapterConfig(rank=2, alpha=2.0)
-    bank = SliderBank(backbone.unet, [Slider(backbone.unet, adapter, seed=0)])
-    module = TextSliderModule(backbone, bank, embeds.target, TextObjective(eta=2.0), OptimizerConfig(warmup_steps=2))
+    bank = SliderBank(backbone.unet, [adapter.new_slider(backbone.unet, seed=0)])
+    module = TextSliderModule(backbone, bank, embeds.target, objective, OptimizerConfig(warmup_steps=2))
     states: StateDataModule
     draws: dict[str, Any] = {"batch_size": batch_size, "scale_range": ScaleRange(), "seed": 0}
     if data == "teacher":
@@ -104,7 +107,7 @@ def train(
     else:
         states = RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), **draws)
     cost = TrainingCost()
-    metadata = SliderMetadata(rank=adapter.rank, alpha=adapter.alpha, layers=adapter.layers)
+    metadata = SliderMetadata.of(adapter)
     ends = [end(step) for end, step in ((Kill, kill_at), (Stop, stop_at)) if step is not None]
     trainer = L.Trainer(
         accelerator="cpu",

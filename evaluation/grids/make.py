@@ -5,15 +5,13 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +19,7 @@ from evaluation.grids.grid import GRID_FILE, IMAGES_FOLDER, MANIFEST_FILE, GridI
 from evaluation.grids.manifest import append_record, read_manifest, write_manifest
 from evaluation.grids.method import BaseMethod, Method
 from evaluation.grids.spec import GridSpec
-from slider_lightning.assets import atomic_path
+from slider_lightning.assets import atomic_path, locked
 from slider_lightning.backbone import Backbone, SamplerConfig, images_to_pil
 from slider_lightning.errors import InputError
 
@@ -72,7 +70,7 @@ def make_grid(
     content = json.dumps(settings, sort_keys=True).encode()
     folder = Path(root) / method.name / hashlib.sha256(content).hexdigest()[:20]
     if not _is_whole(_found(folder, settings, spec)):
-        with _locked(folder):
+        with locked(folder, "grid"):
             grid = _found(folder, settings, spec)
             if not _is_whole(grid):
                 _fill(grid, backbone, method, sampler, batch_size, progress)
@@ -232,24 +230,3 @@ def _checked_images(
             "method's settings."
         )
     return flat
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock; the system releases it when the process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("Another job makes the grid %s; waiting for it.", folder)
-            lock.acquire()
-    except OSError as error:
-        raise InputError(
-            f"Expected to write the grid {folder}, but got: {error.strerror or error}; choose another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

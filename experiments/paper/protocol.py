@@ -28,7 +28,8 @@ class Protocol:
         variants: method to the file in conf/experiment that trains it, for table 3; judged as `ablated` is.
         visual_prompts: file in conf/prompts with the prompts of table 2.
         slider_scales: scales of slider images, without 0.
-        baseline_scales: scales of baseline images, without 0; the largest is what tables compare at.
+        baseline_scales: scales of the ablated concept's baseline images, without 0; the largest is what tables compare
+            at, and the only one of the other concepts' baselines.
         seeds_per_prompt: replaces the one of the prompts; None keeps it.
         first_seed: replaces the one of the prompts; None keeps it.
         batch_size: images per UNet call.

@@ -128,8 +128,9 @@ class Stage:
         return self.measured(concept, self.slider_method(method, experiment), self.protocol.slider_scales)
 
     def baseline_images(self, concept: str, baseline: str) -> Measurements:
-        """The measurements of a baseline's images."""
-        return self.measured(concept, self.baseline_method(concept, baseline), self.protocol.baseline_scales)
+        """The measurements of a baseline's images: at both ends for the ablated concept, else where tables compare."""
+        ends = self.protocol.baseline_scales if concept == self.protocol.ablated else (self.protocol.scale,)
+        return self.measured(concept, self.baseline_method(concept, baseline), ends)
 
     def measured(
         self, concept: str, method: Method, scales: tuple[float, ...], start_timestep: int | None = None

@@ -3,17 +3,15 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
 
-from slider_lightning.assets import atomic_path
+from slider_lightning.assets import atomic_path, locked
 from slider_lightning.backbone import Backbone, ddim_scheduler
 from slider_lightning.data.states import ConceptEmbeds, RolloutConfig, TeacherStates, rollout_noise, rollout_states
 from slider_lightning.errors import InputError
@@ -100,7 +98,7 @@ class TeacherCache:
         Raises:
             InputError: if the folder cannot be written.
         """
-        with _locked(self.folder):
+        with locked(self.folder, "teacher cache"):
             self._remove_leftovers()
             index = self._read_index()
             wanted = self._ranges(index)
@@ -190,27 +188,6 @@ def dependencies(backbone: Backbone, embeds: ConceptEmbeds, config: TeacherConfi
         "seed": config.rollout.seed,
         "dtype": config.dtype,
     }
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock; the system releases it when the process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("Another job builds the teacher cache %s; waiting for it.", folder)
-            lock.acquire()
-    except OSError as error:
-        raise InputError(
-            f"Expected to write the teacher cache {folder}, but got: {error.strerror or error}; choose another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
