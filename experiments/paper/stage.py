@@ -24,13 +24,13 @@ from evaluation.measuring import EditPrompts, Examiner
 from evaluation.report import Table, terminal, write_table
 from experiments.paper.protocol import Protocol
 from slider_lightning.backbone import Backbone
-from slider_lightning.config import CONF, build, check, plain_config, portable_path
+from slider_lightning.config import CONF, build, check, plain_config, portable_path, typed
 from slider_lightning.errors import InputError
 from slider_lightning.train import ensure_trained
 from slider_lightning.training import RunFolder
 
 # What a table's command line decides for the trainings and baselines below it.
-SHARED = ("model", "trainer", "paths")
+SHARED = ("model", "paths")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Stage:
     def __init__(self, config: dict[str, Any], console: Console) -> None:
         self.config = config
         self.console = console
+        self.overrides = typed(config["training"], tuple[str, ...], "training")
         self.protocol: Protocol = build(config["protocol"], "protocol.")
         self._started = time.perf_counter()
         self._concepts: dict[str, StagedConcept] = {}
@@ -83,7 +84,7 @@ class Stage:
         return str(HydraConfig.get().runtime.choices["model"])
 
     def compose(self, name: str, *overrides: str) -> dict[str, Any]:
-        """The plain, checked config of another command, with this table's model, trainer and paths."""
+        """The plain, checked config of another command, with this table's model and paths."""
         config = hydra.compose(name, [f"model={self.model_name}", *overrides])
         with open_dict(config):
             for section in SHARED:
@@ -93,9 +94,9 @@ class Stage:
         check(plain)
         return plain
 
-    def slider(self, experiment: str, *overrides: str) -> RunFolder:
+    def slider(self, experiment: str) -> RunFolder:
         """The run of an experiment: found whole, gone on with after a kill, or trained now."""
-        config = self.compose("train", f"experiment={experiment}", *overrides)
+        config = self.compose("train", f"experiment={experiment}", *self.overrides)
         self.console.print(f"Slider '{config['name']}' of experiment={experiment}.")
         return ensure_trained(config)
 

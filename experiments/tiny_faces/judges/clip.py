@@ -39,7 +39,7 @@ class ClipSettings:
         context_length: Tokens of a text.
     """
 
-    steps: int = 600
+    steps: int = 2400
     batch_size: int = 128
     learning_rate: float = 1.5e-3
     weight_decay: float = 5e-2
