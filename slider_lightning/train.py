@@ -150,7 +150,7 @@ def ensure_trained(config: dict[str, Any]) -> RunFolder:
         InputError: as `train`.
     """
     run = RunFolder(Path(config["run"]))
-    same = run.config.is_file() and _deciding(yaml.safe_load(run.config.read_text())) == _deciding(config)
+    same = run.config.is_file() and deciding(yaml.safe_load(run.config.read_text())) == deciding(config)
     # The manifest is written last.
     if same and run.slider.is_file() and run.manifest.is_file():
         logger.info("Run folder: %s (finished before)", run.path)
@@ -158,9 +158,9 @@ def ensure_trained(config: dict[str, Any]) -> RunFolder:
     return train({**config, "resume": same})
 
 
-def _deciding(config: Mapping[str, Any]) -> str:
-    """All of a config that decides what a run holds, the same on every machine."""
-    kept = {key: value for key, value in config.items() if key not in ("run", "resume", "paths", "logger")}
+def deciding(config: Mapping[str, Any], *beside: str) -> str:
+    """All of a config that decides what its run holds, the same on every machine; the keys `beside` do not."""
+    kept = {key: value for key, value in config.items() if key not in ("run", "resume", "paths", "logger", *beside)}
     return json.dumps(kept, sort_keys=True).replace(f"{ROOT}/", "")
 
 

@@ -8,13 +8,12 @@ from rich.console import Console
 from evaluation.grids import GridRow, Method, SliderMethod
 from evaluation.measurements import Measurements
 from evaluation.measuring import Examiner
-from evaluation.train_baseline import train_baseline
+from evaluation.train_baseline import ensure_baseline
 from experiments.paper.pairs import AFTER, DrawnPairs, PairFolder, read_pairs
 from experiments.paper.rows import TRAINING_PAIRS, VISUAL_SLIDER, table2
 from experiments.paper.stage import Stage
 from slider_lightning.config import build, typed
 from slider_lightning.entry import entry_point
-from slider_lightning.training import RunFolder
 
 SCALE = 1.0
 
@@ -25,10 +24,8 @@ def main(config: dict[str, Any]) -> None:
     stage = Stage(config, Console())
     provider: DrawnPairs | PairFolder = build(config["pairs"], "pairs.")
     pairs = provider.provide(Path(config["paths"]["outputs"]))
-    runs = {
-        name: trained(stage, name, pairs / AFTER) for name in typed(config["baselines"], tuple[str, ...], "baselines")
-    }
-    methods: dict[str, Method] = {name: personal_method(stage, name, run) for name, run in runs.items()}
+    baselines = typed(config["baselines"], tuple[str, ...], "baselines")
+    methods = {name: personal_method(stage, name, pairs / AFTER) for name in baselines}
     if (slider := typed(config["slider"], str | None, "slider")) is not None:
         methods[VISUAL_SLIDER] = SliderMethod(VISUAL_SLIDER, (slider,))
     examiner = stage.examiner(config["attribute"], build(config["texts"], "texts."))
@@ -38,19 +35,11 @@ def main(config: dict[str, Any]) -> None:
     stage.publish({"table2": table2(measurements, SCALE)}, measurements.values())
 
 
-def trained(stage: Stage, baseline: str, images: Path) -> RunFolder:
-    """The run of a baseline on the images: found whole, gone on with after a kill, or trained now."""
+def personal_method(stage: Stage, baseline: str, images: Path) -> Method:
+    """A baseline that learned the images, trained first where it is not."""
     config = stage.compose("train_baseline", f"baseline={baseline}", f"images={images}")
-    run = RunFolder(Path(config["run"]))
-    if not run.manifest.is_file():
-        stage.console.print(f"Training {baseline} on {images}.")
-        train_baseline({**config, "resume": run.config.is_file()})
-    return run
-
-
-def personal_method(stage: Stage, baseline: str, run: RunFolder) -> Method:
-    """What a baseline's run makes images with."""
-    config = stage.compose("run_baseline", "concept=age", f"baseline={baseline}", f"baseline.source={run.path}")
+    stage.console.print(f"Baseline {baseline} on {images}.")
+    ensure_baseline(config)
     method: Method = build(config["baseline"], "baseline.")
     return method
 

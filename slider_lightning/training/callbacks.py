@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 
 from slider_lightning.adapters import SliderBase, SliderMetadata, save_slider
+from slider_lightning.backbone import Backbone
 from slider_lightning.data import Cost
 from slider_lightning.errors import InputError
 from slider_lightning.training.text_slider import TextSliderModule
@@ -51,24 +52,25 @@ class TrainingCost(L.Callback):
     def __init__(self) -> None:
         self._before = Cost()
         self._started: tuple[float, int] | None = None
-        self._module: TextSliderModule | None = None
+        self._backbone: Backbone | None = None
         self._world_size = 1
 
     @property
     def cost(self) -> Cost:
         """What training cost so far."""
-        if self._started is None or self._module is None:
+        if self._started is None or self._backbone is None:
             return self._before
-        forwards = (self._module.backbone.sample_forwards - self._started[1]) * self._world_size
+        forwards = (self._backbone.sample_forwards - self._started[1]) * self._world_size
         return Cost(
             self._before.seconds + time.perf_counter() - self._started[0], self._before.sample_forwards + forwards
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts to count."""
-        assert isinstance(pl_module, TextSliderModule)
-        self._module, self._world_size = pl_module, trainer.world_size
-        self._started = (time.perf_counter(), pl_module.backbone.sample_forwards)
+        """Starts to count what the module's backbone does."""
+        backbone = pl_module.backbone
+        assert isinstance(backbone, Backbone)
+        self._backbone, self._world_size = backbone, trainer.world_size
+        self._started = (time.perf_counter(), backbone.sample_forwards)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops counting."""
