@@ -1,0 +1,82 @@
+"""The paper's tables from training to Markdown, on the smallest settings of the shipped world."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.paper.protocol import Protocol, TableConcept
+from slider_lightning.config import ROOT
+from slider_lightning.errors import InputError
+from tests.conftest import composed
+
+SMALL = (
+    "protocol.seeds_per_prompt=1",
+    "protocol.batch_size=4",
+    "protocol.concepts={age:{experiment:age,prompts:tiny_faces}}",
+    "sampler.num_inference_steps=2",
+    "training=['data.source.num_rollouts=1','data.source.rollout.num_inference_steps=2',"
+    "'trainer.max_steps=1','trainer.progress_bar=false']",
+)
+AGE = TableConcept("age", "tiny_faces")
+
+
+def run_table(name: str, outputs: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"experiments.paper.{name}", *SMALL, f"paths.outputs={outputs}", *overrides]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished table 3 of one variant."""
+    folder = tmp_path_factory.mktemp("outputs")
+    only = "protocol.variants={without_disentanglement:age_unpreserved}"
+    result = run_table("table3", folder, "~protocol.variants", f"+{only}", f"paths.cache={folder / 'cache'}")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_table_3_is_written_with_its_measurements(outputs: Path) -> None:
+    folder = outputs / "paper" / "table3-tiny_faces"
+    text = (folder / "table3.md").read_text()
+    for words in ("Concept Slider", "w/o disentanglement", "Prompt-to-Prompt", "Composition", "n = 3", "3.93 (2)"):
+        assert words in text
+    for kind in ("tex", "csv"):
+        assert (folder / f"table3.{kind}").is_file()
+    names = {path.stem for path in (folder / "measurements").glob("*.jsonl")}
+    assert names == {
+        f"age-{m}" for m in ("concept_slider", "without_disentanglement", "prompt_to_prompt", "composition")
+    }
+    assert (folder / "interference_by_noun.png").is_file()
+    assert json.loads((folder / "manifest.json").read_text())["git"] is not None
+
+
+def test_a_second_time_the_numbers_are_the_same_and_nothing_is_generated(outputs: Path) -> None:
+    folder = outputs / "paper" / "table3-tiny_faces"
+    before = (folder / "table3.csv").read_bytes()
+    only = "protocol.variants={without_disentanglement:age_unpreserved}"
+    result = run_table("table3", outputs, "~protocol.variants", f"+{only}", f"paths.cache={outputs / 'cache'}")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "table3.csv").read_bytes() == before
+    assert " 0 UNet sample-forwards" in " ".join(result.stdout.split())
+
+
+def test_scales_that_do_not_meet_are_refused() -> None:
+    with pytest.raises(InputError, match="same two scales"):
+        Protocol({"age": AGE}, "age", {}, "tiny_faces", baseline_scales=(-1.0, 2.0))
+    with pytest.raises(InputError, match=r"protocol\.ablated"):
+        Protocol({"age": AGE}, "smile", {}, "tiny_faces")
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table3", "figures"])
+@pytest.mark.parametrize("model", ["tiny_faces", "sdxl"])
+def test_every_table_composes_for_both_models(table: str, model: str) -> None:
+    config = composed(
+        f"paper/{table}",
+        f"model={model}",
+        "out=x",
+        *(["pairs.folder=x"] if (table, model) == ("table2", "sdxl") else []),
+    )
+    assert config["protocol"]["ablated"] in config["protocol"]["concepts"]
