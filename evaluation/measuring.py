@@ -70,7 +70,7 @@ class Examiner:
             InputError: if the grids differ in prompts or seeds, or an image is missing or damaged.
         """
         check_same_rows(grid, base)
-        path = grid.folder / f"measurements-{self._key(base)}.jsonl"
+        path = grid.folder / f"measurements-{self._key(grid, base)}.jsonl"
         if path.is_file():
             return read_measurements(path)
         scales = tuple(sorted({0.0, *grid.scales}))
@@ -118,10 +118,12 @@ class Examiner:
         frame = pd.concat(frames).sort_values(["row", "scale"], kind="stable").reset_index(drop=True)
         return Measurements(self._header(method, scales, settings), frame)
 
-    def _key(self, base: ImageGrid) -> str:
-        """A hash of all that decides the readings of a grid."""
+    def _key(self, grid: ImageGrid, base: ImageGrid) -> str:
+        """A hash of all that decides the readings of a grid: images, judges, texts and names."""
         weights = {r: weights_hash(j) for r, j in vars(self.judges).items() if isinstance(j, nn.Module)}
-        content = [LAYOUT_VERSION, dict(self.judge_settings), weights, asdict(self.edit_prompts), base.folder.name]
+        images = [sorted(some.hashes.items()) for some in (grid, base)]
+        texts = [self.concept, self.model, asdict(self.edit_prompts)]
+        content = [LAYOUT_VERSION, dict(self.judge_settings), weights, texts, images]
         # Without the place of the installation, so that every machine finds the same name.
         text = json.dumps(content, sort_keys=True).replace(f"{ROOT}/", "")
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -165,7 +167,13 @@ class Examiner:
 
 def _frame(rows: Sequence[GridRow], some: slice, scale: float, readings: Mapping[str, Tensor]) -> pd.DataFrame:
     lines = [
-        {"row": number, "id": f"{number:05d}-{scale:+g}", "prompt": row.prompt, "noun": row.noun, "seed": row.seed}
+        {
+            "row": number,
+            "id": f"{number:03d}-{row.seed:06d}-{scale:+g}",
+            "prompt": row.prompt,
+            "noun": row.noun,
+            "seed": row.seed,
+        }
         for number, row in enumerate(rows[some], start=some.start)
     ]
     columns = {name: values.double().cpu().numpy() for name, values in readings.items()}

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from slider_lightning.adapters import SliderBank, SliderMetadata
+from slider_lightning.assets import locked
 from slider_lightning.backbone import Backbone
 from slider_lightning.config import ROOT, build, known_keys, portable_path, typed
 from slider_lightning.data import (
@@ -150,6 +151,11 @@ def ensure_trained(config: dict[str, Any]) -> RunFolder:
         InputError: as `train`.
     """
     run = RunFolder(Path(config["run"]))
+    with locked(run.path, "run"):
+        return _found_or_trained(run, config)
+
+
+def _found_or_trained(run: RunFolder, config: dict[str, Any]) -> RunFolder:
     same = run.config.is_file() and deciding(yaml.safe_load(run.config.read_text())) == deciding(config)
     # The manifest is written last.
     if same and run.slider.is_file() and run.manifest.is_file():

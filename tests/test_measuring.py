@@ -1,10 +1,11 @@
 """From a grid's images to measurements, by the shipped judges, on the smallest real SDXL."""
 
-from dataclasses import replace
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from evaluation.gallery import Gallery
 from evaluation.grids import GridSpec, PromptSet, SliderMethod
@@ -12,6 +13,7 @@ from evaluation.judges.panel import Judges
 from evaluation.measurements import Measurements
 from evaluation.measures import slider_measures
 from evaluation.measuring import EditPrompts, Examiner
+from evaluation.tables import slider_tables
 from slider_lightning.adapters import AdapterConfig, Slider, SliderMetadata, save_slider
 from slider_lightning.backbone import Backbone, SamplerConfig
 from slider_lightning.config import build
@@ -61,11 +63,13 @@ def test_every_judge_reads_every_image(gallery: Gallery, judges: Judges, slider_
     assert torch.allclose(found.sweep().readings["gender"][:, 2], gender, atol=1e-5)
 
 
-def test_a_second_time_nothing_is_generated_or_judged(gallery: Gallery, judges: Judges, slider_file: Path) -> None:
+def test_a_second_time_nothing_is_generated_or_judged(
+    gallery: Gallery, judges: Judges, slider_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = measured(gallery, judges, slider_file)
     forwards = gallery.backbone.sample_forwards
-    blind = replace(judges, distance=judges.distance)
-    second = measured(gallery, blind, slider_file)
+    monkeypatch.setattr(Examiner, "examine", lambda *_: pytest.fail("judged again"))
+    second = measured(gallery, judges, slider_file)
     assert gallery.backbone.sample_forwards == forwards
     assert second.header == first.header
     assert second.frame.equals(first.frame)
@@ -89,3 +93,16 @@ def test_figures_follow_from_measurements(gallery: Gallery, judges: Judges, slid
     assert "eval/selectivity" not in slider_measures(found, None, [])
     with pytest.raises(InputError, match="gender"):
         slider_measures(found, "age", ["age"])
+
+
+def test_the_tables_of_a_terminal_name_every_figure(gallery: Gallery, judges: Judges, slider_file: Path) -> None:
+    found = measured(gallery, judges, slider_file)
+    figures = slider_measures(found, "age", ["gender"])
+    console = Console(width=200, file=io.StringIO())
+    console.print(slider_tables(figures, found.header.scales, "age"))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for name in ("age", "face_width", "interference/gender", "clip_score_shift/+1", "distance/-1", "no_eye_found/+1"):
+        assert name in text
+    low, high = figures["eval/spearman"].ci95
+    assert f"{figures['eval/spearman'].mean:.3f} [{low:.3f}, {high:.3f}]".replace("-0.000", "0.000") in text

@@ -14,7 +14,6 @@ from evaluation.metrics.interference import (
     any_flip,
     flips,
     interference_at_effect,
-    interference_by_noun,
 )
 from evaluation.metrics.interference import interference as flip_shares
 from slider_lightning.errors import InputError
@@ -57,19 +56,6 @@ def test_shares_are_over_edited_images_per_attribute_and_any() -> None:
     assert shares.any.n == 16
     rows = np.random.default_rng(0).choice([2, 1, 2, 4], (20_000, 4)).mean(1) / 4
     assert shares.any.ci95 == pytest.approx(tuple(np.quantile(rows, [0.025, 0.975])), abs=0.07)
-
-
-def test_nouns_split_the_rows() -> None:
-    nouns = ["man", "person", "man", "person"]
-    by_noun = interference_by_noun(PROTECTED, SCALES, nouns)
-    assert list(by_noun) == ["man", "person"]
-    assert by_noun["man"].any.mean == pytest.approx((2 + 2) / 8)
-    assert by_noun["person"].attributes["gender"].mean == pytest.approx((0 + 4) / 8)
-    assert by_noun["man"].any.n == 8
-    total = sum(shares.any.mean * shares.any.n for shares in by_noun.values())
-    assert total == pytest.approx(16 * flip_shares(PROTECTED, SCALES).any.mean)
-    with pytest.raises(InputError, match="'doctor'"):
-        interference_by_noun(PROTECTED, SCALES, ["man", "man", "man", "doctor"])
 
 
 def test_bad_probabilities_are_refused() -> None:

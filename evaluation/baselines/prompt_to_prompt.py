@@ -95,10 +95,10 @@ class PromptToPrompt:
         """Final latents: per row the source's, which is the model's own image, then one per scale."""
         sources = [row.prompt for row in rows]
         edits = [[edited_prompt(row, self.concept, scale) for scale in scales] for row in rows]
-        tokens = token_map(backbone, sources, edits, [abs(scale) for scale in scales])
         branches = 1 + len(scales)
         prompts = [prompt for source, edited in zip(sources, edits, strict=True) for prompt in (source, *edited)]
         embeds, negative_embeds = backbone.encode_prompts(prompts), backbone.encode_negative_prompt()
+        tokens = token_map(backbone, sources, edits, [abs(scale) for scale in scales])
         unconditional = len(prompts) if sampler.guidance_scale > 1 else 0
 
         def predict(model_input: Tensor, timestep: Tensor, done: float) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -117,29 +117,6 @@ def interference(
     )
 
 
-def interference_by_noun(
-    probabilities: Mapping[str, Float[Tensor, "rows scales classes"]], scales: Sequence[float], nouns: Sequence[str]
-) -> dict[str, FlipShares]:
-    """Interference among the rows of each prompt noun, nouns in order of appearance.
-
-    Args:
-        probabilities: Protected attribute to the probabilities of its classes.
-        scales: Scales of the columns, 0 among them.
-        nouns: The prompt noun of each row.
-
-    Raises:
-        InputError: If there is no attribute, no scale 0, or a noun has fewer than 2 rows.
-        ValueError: If probabilities do not fit the scales, or are not finite.
-    """
-    shares = {}
-    for noun in dict.fromkeys(nouns):
-        rows = [row for row, other in enumerate(nouns) if other == noun]
-        if len(rows) < 2:
-            raise InputError(f"Expected at least 2 rows with the noun {noun!r}, but got 1; measure more seeds.")
-        shares[noun] = interference({name: values[rows] for name, values in probabilities.items()}, scales)
-    return shares
-
-
 def interference_at_effect(
     effect: Float[Tensor, "rows scales"], flips: Bool[Tensor, "rows scales"], scales: Sequence[float], wanted: float
 ) -> InterferenceAtEffect:
@@ -163,12 +140,28 @@ def interference_at_effect(
         InputError: If there is no pair of scales, the effect is not above 0, or there are fewer than 2 rows.
         ValueError: If effect and flips do not fit the scales.
     """
+    if wanted <= 0:
+        raise InputError(f"Expected an effect above 0, but got {wanted}; raise it.")
+    return _at_effect(effect_curves(effect, flips, scales), wanted)
+
+
+def effect_curves(
+    effect: Float[Tensor, "rows scales"], flips: Bool[Tensor, "rows scales"], scales: Sequence[float]
+) -> Float[Tensor, "rows 3 points"]:
+    """Effect, share of flips and scale of each row along 0 and the pairs of scales -s and +s, s increasing.
+
+    Args:
+        effect: What the slider is meant to move, in standard deviations.
+        flips: Where an image flips.
+        scales: Strictly increasing, 0 among them; scales without their negative are not used.
+
+    Raises:
+        InputError: If there is no pair of scales.
+        ValueError: If effect and flips do not fit the scales.
+    """
     pairs = sorted(scale for scale in scales if scale > 0 and -scale in scales)
-    if not pairs or wanted <= 0:
-        raise InputError(
-            f"Expected scales in pairs such as -1 and 1 and an effect above 0, but got {list(scales)} and {wanted}; "
-            "give symmetric scales."
-        )
+    if not pairs:
+        raise InputError(f"Expected scales in pairs such as -1 and 1, but got {list(scales)}; give symmetric scales.")
     if effect.shape != flips.shape or effect.shape[1:] != (len(scales),):
         raise ValueError(
             f"Expected effect and flips as (rows, {len(scales)} scales), but got {tuple(effect.shape)} and "
@@ -183,8 +176,14 @@ def interference_at_effect(
         ],
         1,
     )
-    origin = torch.zeros_like(curves[..., :1])
-    return _at_effect(torch.cat([origin, curves], -1), wanted)
+    return torch.cat([torch.zeros_like(curves[..., :1]), curves], -1)
+
+
+def shares_at_effect(
+    curves: Float[Tensor, "rows 3 points"], wanted: float, index: Int[Tensor, "resamples count"]
+) -> Float[Tensor, " resamples"]:
+    """Interference at an effect for each resample of the rows of `effect_curves`, for a paired bootstrap."""
+    return _interpolate(curves[index].mean(1), wanted)[:, 1]
 
 
 def _at_effect(curves: Float[Tensor, "rows 3 points"], wanted: float) -> InterferenceAtEffect:

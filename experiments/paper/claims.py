@@ -9,11 +9,28 @@ from evaluation.measurements import Measurements, check_paired
 from evaluation.report.table import ABSENT, Cell, Column, Row, Table
 from evaluation.statistics import PairedTest
 from experiments.paper.published import model_name
-from experiments.paper.quantities import Quantity, clip_shift, image_distances, interference, label, target_shift
+from experiments.paper.quantities import (
+    EFFECT,
+    Quantity,
+    clip_shift,
+    image_distances,
+    interference,
+    interference_at_effect,
+    label,
+    reaches,
+    target_shift,
+)
 from experiments.paper.rows import SLIDER, common_notes, first_of, target_note
 from slider_lightning.errors import InputError
 
 SIGNIFICANT = 0.05
+CLEANER = {
+    "Disentanglement (eq. 4 against eq. 3) lowers interference": (SLIDER, "without_disentanglement"),
+    "Low rank lowers interference": (SLIDER, "without_low_rank"),
+    "Projection lowers the interference of eq. 3": ("without_disentanglement_projected", "without_disentanglement"),
+    "Projection lowers the interference of eq. 4": ("projected", SLIDER),
+    "Weights by the posterior lower the interference of eq. 4": ("posterior", SLIDER),
+}
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
@@ -92,6 +109,8 @@ def claims_table(
         for claim in concept_claims(first, concept, scale, targets.get(concept), protected.get(concept, ()))
         if {(concept, claim.first), (concept, claim.second)} <= measurements.keys()
     ]
+    for concept, target in targets.items():
+        stated += equal_effect_claims(measurements, concept, target, protected.get(concept, ()))
     if not stated:
         known = ", ".join(dict.fromkeys(method for _, method in measurements))
         raise InputError(f"Expected measurements of two methods that a claim compares, but got {known}; measure more.")
@@ -130,21 +149,37 @@ def concept_claims(
         f"Sliders move the target more than {label(rival)} at a lower distance": (SLIDER, rival, [*more, *closer])
         for rival in ("prompt_to_prompt", "composition")
     }
-    parts = {
-        "Disentanglement (eq. 4 against eq. 3) lowers interference": (SLIDER, "without_disentanglement", cleaner),
-        "Low rank lowers distance and interference": (SLIDER, "without_low_rank", [*closer, *cleaner]),
-        "Projection lowers the interference of eq. 3": (
-            "without_disentanglement_projected",
-            "without_disentanglement",
-            cleaner,
-        ),
-        "Projection lowers the interference of eq. 4": ("projected", SLIDER, cleaner),
-    }
+    parts = {text: (first, second, cleaner) for text, (first, second) in CLEANER.items()}
+    parts["Low rank lowers the distance"] = (SLIDER, "without_low_rank", closer)
     return tuple(
-        Claim(text, concept, first, second, tuple(conditions))
+        Claim(f"{text}, at equal scale", concept, first, second, tuple(conditions))
         for text, (first, second, conditions) in (rivals | parts).items()
         if conditions
     )
+
+
+def equal_effect_claims(
+    measurements: Mapping[tuple[str, str], Measurements], concept: str, target: str | None, protected: Sequence[str]
+) -> list[Claim]:
+    """The claims on interference where both methods move the target alike: the weaker of two is else the cleaner one.
+
+    Args:
+        measurements: (concept, method) to the measurements of its images.
+        concept: on whose images.
+        target: the classifier's attribute that should move; without one nothing is claimed.
+        protected: class attributes that should not flip; without them nothing is claimed.
+    """
+    if not target or not protected:
+        return []
+    condition = Condition(interference_at_effect(EFFECT, target, protected), higher=False)
+    there = {
+        name for (other, name), found in measurements.items() if other == concept and reaches(found, EFFECT, target)
+    }
+    return [
+        Claim(f"{text}, at equal effect", concept, first, second, (condition,))
+        for text, (first, second) in CLEANER.items()
+        if {first, second} <= there
+    ]
 
 
 def comparisons(claim: Claim, measurements: Mapping[tuple[str, str], Measurements]) -> tuple[PairedTest, ...]:

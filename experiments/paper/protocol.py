@@ -33,6 +33,7 @@ class Protocol:
         seeds_per_prompt: replaces the one of the prompts; None keeps it.
         first_seed: replaces the one of the prompts; None keeps it.
         batch_size: images per UNet call.
+        resolution: side of the images in pixels, where it is not that of the trainings; None keeps it.
 
     Raises:
         InputError: if `ablated` is no concept, sliders and baselines end at other scales, or there are none.
@@ -47,6 +48,7 @@ class Protocol:
     seeds_per_prompt: int | None = None
     first_seed: int | None = None
     batch_size: int = 32
+    resolution: int | None = None
 
     def __post_init__(self) -> None:
         if self.ablated not in self.concepts:

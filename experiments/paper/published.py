@@ -155,7 +155,7 @@ def comparability(measurements: Measurements, roles: Sequence[str]) -> str:
         else:
             other.append(f"{condition.name} (ours: {ours}; published: {condition.published})")
     if not other:
-        return f"Comparable with the published figures: the same {', '.join(same)}."
+        return f"Comparable with the published figures where the trainings are: the same {', '.join(same)}."
     likewise = f" The same: {', '.join(same)}." if same else ""
     return (
         "Not comparable in size with the published figures, only in the order of the methods and in signs. "

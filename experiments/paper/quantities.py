@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from evaluation.measurements import Measurements, check_paired
 from evaluation.metrics.eye_size import eye_area_change
+from evaluation.metrics.interference import effect_curves, shares_at_effect
 from evaluation.report.table import ABSENT, Cell, Column, Row
-from evaluation.statistics import Measure, PairedTest, bootstrap_mean, paired_bootstrap, paired_test
+from evaluation.statistics import Measure, PairedTest, bootstrap, bootstrap_mean, paired_bootstrap, paired_test
 from evaluation.sweeps import protected_flips, target_values
 
+EFFECT = 2.5  # standard deviations of the target, from -s to +s
 LABELS = {
     "concept_slider": "Concept Slider",
     "prompt_to_prompt": "Prompt-to-Prompt",
@@ -113,6 +116,39 @@ def interference(scale: float, protected: Sequence[str]) -> Quantity:
         return protected_flips(ends.sweep(), protected)[:, [ends.position(-scale), ends.position(scale)]].double()
 
     return row_mean(Column(f"interference at ±{scale:g} ({', '.join(protected)})", 3), edited_flips)
+
+
+def interference_at_effect(wanted: float, target: str, protected: Sequence[str]) -> Quantity:
+    """Interference where the target has moved by `wanted` standard deviations from -s to +s, for methods of any strength.
+
+    A method that never gets there counts with its outermost pair of scales; ask `reaches` first.
+    """
+
+    def compare(first: Measurements, second: Measurements) -> PairedTest:
+        ours, other = (_curves(m, target, protected) for m in (first, second))
+        return paired_bootstrap(
+            lambda index: shares_at_effect(ours, wanted, index),
+            lambda index: shares_at_effect(other, wanted, index),
+            len(ours),
+        )
+
+    def measure(measurements: Measurements) -> Measure:
+        curves = _curves(measurements, target, protected)
+        return bootstrap(lambda index: shares_at_effect(curves, wanted, index), len(curves))
+
+    return Quantity(Column(f"interference at an effect of {wanted:g} ({', '.join(protected)})", 3), measure, compare)
+
+
+def reaches(measurements: Measurements, wanted: float, target: str) -> bool:
+    """Whether a pair of scales moves the target by `wanted` standard deviations from -s to +s."""
+    return float(_curves(measurements, target, ())[:, 0].mean(0).max()) >= wanted
+
+
+def _curves(measurements: Measurements, target: str, protected: Sequence[str]) -> Float[Tensor, "rows 3 points"]:
+    sweep = measurements.sweep()
+    values = target_values(sweep, target)
+    flips = protected_flips(sweep, protected) if protected else torch.zeros_like(values, dtype=torch.bool)
+    return effect_curves(values, flips, sweep.scales)
 
 
 def eye_size(scale: float) -> Quantity:

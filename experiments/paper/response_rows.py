@@ -13,6 +13,7 @@ from evaluation.statistics import Measure, bootstrap_mean
 from evaluation.sweeps import protected_flips, selectivity, target_values
 from experiments.paper.published import DOSE_RESPONSE, model_name
 from experiments.paper.quantities import (
+    EFFECT,
     Quantity,
     effect_between,
     interference,
@@ -21,7 +22,6 @@ from experiments.paper.quantities import (
 )
 from experiments.paper.rows import PAIRED, SLIDER, common_notes, first_of, target_note
 
-EFFECT = 2.5
 ALL_NOUNS = "all nouns"
 
 

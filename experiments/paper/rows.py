@@ -56,6 +56,7 @@ def table1(
         notes=(
             *common_notes(measurements),
             PAIRED,
+            STRENGTHS,
             *([target_note(first, targets)] if with_target else []),
             comparability(first, ("clip", "distance")),
         ),
@@ -120,6 +121,7 @@ def table3(
         notes=(
             *common_notes(measurements),
             PAIRED,
+            STRENGTHS,
             f"Interference{' and target shift' if target else ''} by {first.header.judges['classifier']}; n of "
             "interference counts images, its intervals and tests are over rows.",
             comparability(first, ("clip", "distance", "classifier")),
@@ -148,6 +150,10 @@ def common_notes(measurements: Mapping[Any, Measurements]) -> tuple[str, ...]:
     )
 
 
+STRENGTHS = (
+    "A scale s means: a slider at s; Composition with eta = s; Prompt-to-Prompt towards the pole of its sign, with the "
+    "attention of the new words times |s|. Methods are compared at equal scale, not at equal effect."
+)
 PAIRED = (
     "Lines with 'minus' hold the paired difference on the same rows, its 95 % interval, and p, which is not corrected "
     "for the number of tests."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from slider_lightning.training import RunFolder
 
 # What a table's command line decides for the trainings and baselines below it.
 SHARED = ("model", "paths")
+MEASUREMENTS = "measurements"
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ class Stage:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The frozen model."""
-        backbone: Backbone = build(self.config["model"], "model.")
+        """The frozen model, at the resolution of the images."""
+        resolution = self.protocol.resolution or self.config["model"]["resolution"]
+        backbone: Backbone = build({**self.config["model"], "resolution": resolution}, "model.")
         return backbone
 
     @cached_property
@@ -160,14 +163,15 @@ class Stage:
     def publish(self, tables: Mapping[str, Table], measurements: Iterable[Measurements]) -> RunFolder:
         """Writes tables, the measurements they were made from and how they were made, and prints the tables."""
         run = RunFolder(Path(self.config["out"]))
+        shutil.rmtree(run.path / MEASUREMENTS, ignore_errors=True)
         for found in measurements:
-            found.write(run.path / "measurements" / f"{found.header.concept}-{found.header.method}.jsonl")
+            found.write(run.path / MEASUREMENTS / f"{found.header.concept}-{found.header.method}.jsonl")
         for name, table in tables.items():
             write_table(run.path, name, table)
             self.console.print(terminal(table))
         run.write_config(yaml.safe_dump(self.config, sort_keys=False))
         run.write_manifest(
-            seeds={},
+            seeds={f"images of {name}": staged.gallery.prompts.first_seed for name, staged in self._concepts.items()},
             assets={portable_path(self.config["model"]["path"]): self.backbone.fingerprint},
             seconds=time.perf_counter() - self._started,
             device=str(self.backbone.device),
@@ -208,7 +212,11 @@ class Stage:
 def _prompt_file(name: str) -> Mapping[str, Any]:
     path = CONF / "prompts" / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        known = ", ".join(
+            sorted(
+                str(file.relative_to(CONF / "prompts").with_suffix("")) for file in (CONF / "prompts").rglob("*.yaml")
+            )
+        )
         raise InputError(f"Expected prompts named among {known}, but got {name!r}; change protocol.concepts.")
     node = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(node, dict)

@@ -25,7 +25,8 @@ def main(config: dict[str, Any]) -> None:
     provider: DrawnPairs | PairFolder = build(config["pairs"], "pairs.")
     pairs = provider.provide(Path(config["paths"]["outputs"]))
     baselines = typed(config["baselines"], tuple[str, ...], "baselines")
-    methods = {name: personal_method(stage, name, pairs / AFTER) for name in baselines}
+    overrides = typed(config["baseline_training"], tuple[str, ...], "baseline_training")
+    methods = {name: personal_method(stage, name, pairs / AFTER, overrides) for name in baselines}
     if (slider := typed(config["slider"], str | None, "slider")) is not None:
         methods[VISUAL_SLIDER] = SliderMethod(VISUAL_SLIDER, (slider,))
     examiner = stage.examiner(config["attribute"], build(config["texts"], "texts."))
@@ -35,9 +36,9 @@ def main(config: dict[str, Any]) -> None:
     stage.publish({"table2": table2(measurements, SCALE)}, measurements.values())
 
 
-def personal_method(stage: Stage, baseline: str, images: Path) -> Method:
+def personal_method(stage: Stage, baseline: str, images: Path, overrides: tuple[str, ...]) -> Method:
     """A baseline that learned the images, trained first where it is not."""
-    config = stage.compose("train_baseline", f"baseline={baseline}", f"images={images}")
+    config = stage.compose("train_baseline", f"baseline={baseline}", f"images={images}", *overrides)
     stage.console.print(f"Baseline {baseline} on {images}.")
     ensure_baseline(config)
     method: Method = build(config["baseline"], "baseline.")
