@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -83,6 +83,9 @@ class Examiner:
             settings,
             progress,
         )
+        ids = {(cell.row.seed, cell.scale): cell.id for some in (base, grid) for cell in some.cells}
+        places = zip(measurements.frame["seed"], measurements.frame["scale"], strict=True)
+        measurements = replace(measurements, frame=measurements.frame.assign(id=[ids[place] for place in places]))
         measurements.write(path)
         return measurements
 
@@ -169,7 +172,7 @@ def _frame(rows: Sequence[GridRow], some: slice, scale: float, readings: Mapping
     lines = [
         {
             "row": number,
-            "id": f"{number:03d}-{row.seed:06d}-{scale:+g}",
+            "id": f"{number}{scale:+}",
             "prompt": row.prompt,
             "noun": row.noun,
             "seed": row.seed,

@@ -52,6 +52,7 @@ def measured(gallery: Gallery, judges: Judges, slider_file: Path) -> Measurement
 def test_every_judge_reads_every_image(gallery: Gallery, judges: Judges, slider_file: Path) -> None:
     found = measured(gallery, judges, slider_file)
     assert found.rows == [(row.prompt, row.seed) for row in SPEC.rows]
+    assert list(found.frame["id"][:3]) == ["000-001000--1", "000-001000-+0", "000-001000-+1"]
     assert found.header.judges["distance"] == "tiny_faces perceptual distance"
     images = gallery.grid(SliderMethod("concept_slider", (str(slider_file),)), (-1.0, 1.0)).images(1.0)
     base = gallery.base.images(0.0)

@@ -172,9 +172,8 @@ def equal_effect_claims(
     if not target or not protected:
         return []
     condition = Condition(interference_at_effect(EFFECT, target, protected), higher=False)
-    there = {
-        name for (other, name), found in measurements.items() if other == concept and reaches(found, EFFECT, target)
-    }
+    methods = {name: found for (other, name), found in measurements.items() if other == concept}
+    there = {name for name, found in methods.items() if reaches(found, EFFECT, target)}
     return [
         Claim(f"{text}, at equal effect", concept, first, second, (condition,))
         for text, (first, second) in CLEANER.items()

@@ -119,7 +119,7 @@ def interference(scale: float, protected: Sequence[str]) -> Quantity:
 
 
 def interference_at_effect(wanted: float, target: str, protected: Sequence[str]) -> Quantity:
-    """Interference where the target has moved by `wanted` standard deviations from -s to +s, for methods of any strength.
+    """Interference where the target moves by `wanted` standard deviations from -s to +s, whatever s that takes.
 
     A method that never gets there counts with its outermost pair of scales; ask `reaches` first.
     """

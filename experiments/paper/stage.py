@@ -212,11 +212,8 @@ class Stage:
 def _prompt_file(name: str) -> Mapping[str, Any]:
     path = CONF / "prompts" / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(
-            sorted(
-                str(file.relative_to(CONF / "prompts").with_suffix("")) for file in (CONF / "prompts").rglob("*.yaml")
-            )
-        )
+        folder = CONF / "prompts"
+        known = ", ".join(sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")))
         raise InputError(f"Expected prompts named among {known}, but got {name!r}; change protocol.concepts.")
     node = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(node, dict)
