@@ -22,7 +22,7 @@ QUICK = (
     "sampler.num_inference_steps=6",
     "strip.seeds=[0,1]",
     "strip.scales=[-1,0,1]",
-    "evaluation.num_seeds=4",
+    "evaluation.prompts.seeds_per_prompt=4",
 )
 
 
@@ -30,7 +30,8 @@ QUICK = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A quick training of the age slider, logged to W&B offline."""
     folder = tmp_path_factory.mktemp("command")
-    places = (f"run={folder}/run", f"paths.cache={folder}/cache", "logger=wandb", "logger.offline=true")
+    places = (f"run={folder}/run", f"paths.cache={folder}/cache", f"paths.outputs={folder}")
+    places += ("logger=wandb", "logger.offline=true")
     return train(composed("train", "experiment=age", *QUICK, *places))
 
 
