@@ -13,7 +13,7 @@ from slider_lightning.errors import InputError
 from tests.conftest import composed
 
 SMALL = (
-    "protocol.seeds_per_prompt=1",
+    "protocol.seeds_per_prompt=2",
     "protocol.batch_size=4",
     "protocol.concepts={age:{experiment:age,prompts:tiny_faces}}",
     "sampler.num_inference_steps=2",
@@ -41,7 +41,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_table_3_is_written_with_its_measurements(outputs: Path) -> None:
     folder = outputs / "paper" / "table3-tiny_faces"
     text = (folder / "table3.md").read_text()
-    for words in ("Concept Slider", "w/o disentanglement", "Prompt-to-Prompt", "Composition", "n = 3", "3.93 (2)"):
+    for words in ("Concept Slider", "w/o disentanglement", "Prompt-to-Prompt", "Composition", "n = 6", "3.93 (2)"):
         assert words in text
     for kind in ("tex", "csv"):
         assert (folder / f"table3.{kind}").is_file()

@@ -173,11 +173,13 @@ def test_claims_are_judged_on_paired_differences() -> None:
     found = {("age", "concept_slider"): slider, ("age", "without_low_rank"): weak, ("age", "prompt_to_prompt"): weak}
     table = claims_table(found, 2.0, {"age": "age"}, {"age": ["gender"]})
     verdicts = {(row.group, row.name.partition(": ")[2] or row.name): row.cells[2].text for row in table.rows}
-    rival = "Sliders move the target more than Prompt-to-Prompt at a lower distance (age)"
+    rival = "Sliders move the target more than Prompt-to-Prompt at a lower distance, at equal scale (age)"
     assert verdicts[rival, "dCLIP at +2"] == UNDECIDED, "both gain the same"
     assert verdicts[rival, "target shift at +2 (standard deviations)"] == HOLDS
     assert verdicts[rival, "in all"] == UNDECIDED
-    assert "Disentanglement (eq. 4 against eq. 3) lowers interference (age)" not in {row.group for row in table.rows}
+    assert "Disentanglement (eq. 4 against eq. 3) lowers interference, at equal scale (age)" not in {
+        row.group for row in table.rows
+    }
     shift = next(row.cells[0].test for row in table.rows if "target shift" in row.name)
     assert shift.difference == Measure(1.0, (1.0, 1.0), 8)
 
