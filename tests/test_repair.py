@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from evaluation.attributes import Attribute, schema_to_json
+from evaluation.grids import GridSpec
 from evaluation.measurements import Measurements
 from evaluation.report import csv_text, markdown
 from experiments.paper.protocol import Protocol
@@ -138,8 +140,9 @@ def test_the_plan_of_a_model_names_concepts_prompts_and_classes_that_there_are(m
     protocol: Protocol = build(config["protocol"])
     for name in plan.faults:
         concept = protocol.concepts[name]
-        assert composed("train", f"model={model}", f"experiment={concept.experiment}")["concept"]["name"] == name
-        assert (CONF / "prompts" / f"{concept.prompts}.yaml").is_file()
+        assert composed("train", f"model={model}", f"experiment={concept.experiment}")["concept"]["positive"]
+        prompts: GridSpec = build(yaml.safe_load((CONF / "prompts" / f"{concept.prompts}.yaml").read_text()))
+        assert len(prompts.rows) >= 64
     if model == "sdxl":
         attributes = config["judges"]["classifier"]["attributes"]
         schema = tuple(Attribute(name, "class", tuple(classes)) for name, classes in attributes.items())

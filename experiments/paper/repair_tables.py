@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,9 +117,10 @@ def repair_table(sliders: Mapping[str, Measurements], faults: Mapping[str, str])
 
 
 def concept_rows(concept: str, measurements: Measurements, fault: str) -> list[Row]:
-    """The lines of one slider: all its prompts, then noun by noun where it has several."""
-    nouns = measurements.nouns if len(measurements.nouns) > 1 else ()
-    parts = {ALL_PROMPTS: measurements} | {noun: measurements.only(noun) for noun in nouns}
+    """The lines of one slider: all its prompts, where they have several nouns, then noun by noun."""
+    parts = {noun: measurements.only(noun) for noun in measurements.nouns}
+    if len(parts) > 1:
+        parts = {ALL_PROMPTS: measurements, **parts}
     return [
         Row(f"at {scale:+g}" if scale else "at 0", scale_cells(part, fault, scale), f"{concept}, {name}")
         for name, part in parts.items()
@@ -179,11 +181,11 @@ def distance_table(
         features: whose features are compared.
     """
     order = sorted(scales, key=lambda scale: (scale != 0, scale))
-    columns = [column for name in DISTANCES for column in (name, f"{name}_change")]
+    keys = [key for name in DISTANCES for key in (name, f"{name}_change")]
     rows = [
         Row(
             f"at {scale:+g}" if scale else "at 0",
-            tuple(Cell(found[key]) if (key := f"{name}/{scale:+g}") in found else Cell(text="-") for name in columns),
+            tuple(Cell(found[key]) if (key := f"{name}/{scale:+g}") in found else Cell(text="-") for name in keys),
             concept,
         )
         for concept, found in distances.items()
@@ -191,7 +193,7 @@ def distance_table(
     ]
     return Table(
         title=f"Distance to good images before and after repair on {model_name(measurements)}",
-        columns=tuple(Column(name.replace("_change", ", change against 0"), 3) for name in columns),
+        columns=tuple(Column(key.replace("_change", ", change against 0"), digits_of(key, distances)) for key in keys),
         rows=tuple(rows),
         heads=("slider", "scale"),
         notes=(
@@ -200,6 +202,13 @@ def distance_table(
             "The paper finds FID at odds with its raters on repair; it publishes no figure.",
         ),
     )
+
+
+def digits_of(key: str, distances: Mapping[str, Mapping[str, Measure]]) -> int:
+    """Digits behind the point that leave four in all: features differ in scale from judge to judge by powers of ten."""
+    name = key.removesuffix("_change")
+    largest = max(abs(found[f"{name}/+0"].mean) for found in distances.values())
+    return max(0, 3 - math.floor(math.log10(max(largest, 1e-3))))
 
 
 def bad_rows(measurements: Measurements, fault: str, count: int) -> list[int]:
