@@ -107,7 +107,11 @@ class Backbone:
         self.prompt_encoder.free()
 
     def predict_noise(
-        self, latents: Float[Tensor, "batch 4 h w"], timestep: Tensor | float, embeds: PromptEmbeds
+        self,
+        latents: Float[Tensor, "batch 4 h w"],
+        timestep: Tensor | float,
+        embeds: PromptEmbeds,
+        time_ids: Float[Tensor, "batch 6"] | None = None,
     ) -> Float[Tensor, "batch 4 h w"]:
         """The UNet's prediction (epsilon, or v where the checkpoint predicts v), in the dtype of `latents`.
 
@@ -117,14 +121,17 @@ class Backbone:
             latents: the UNet's input, already scaled by the scheduler.
             timestep: the training timestep the latents are at, one for all or one per row (0..999).
             embeds: prompt embeddings, one per row.
+            time_ids: SDXL's size conditioning (original size, crop offset, target size; height before width), one per
+                row; None stands for an image of the backbone's resolution, drawn whole.
         """
         if len(embeds) != len(latents):
             raise ValueError(f"Expected one prompt embedding per latent, but got {len(embeds)} for {len(latents)}.")
         self.sample_forwards += len(latents)
         prompt_embeds = embeds.prompt_embeds.to(self.dtype)
+        whole = self._add_time_ids(prompt_embeds).expand(len(latents), -1)
         added_cond_kwargs = {
             "text_embeds": embeds.pooled_prompt_embeds.to(self.dtype),
-            "time_ids": self._add_time_ids(prompt_embeds).expand(len(latents), -1),
+            "time_ids": whole if time_ids is None else time_ids.to(prompt_embeds),
         }
         noise_pred = self.unet(
             latents.to(self.dtype),
@@ -146,10 +153,24 @@ class Backbone:
     @torch.no_grad()
     def encode_images(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 4 h w"]:
         """Latents (the posterior's mode, so that nothing is drawn), float32, of images in [0, 1]."""
+        return self.encode_distribution(images)[0]
+
+    @torch.no_grad()
+    def encode_distribution(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch 4 h w"], Float[Tensor, "batch 4 h w"]]:
+        """Mean and standard deviation of the latents' posterior, float32 and in the UNet's units.
+
+        Args:
+            images: in [0, 1]; sides are multiples of `vae_scale_factor`.
+        """
         shift, divisor = self._latent_statistics()
         pixels = (images.to(self.device, torch.float32) * 2 - 1).to(self.vae.dtype)
-        parts = [self.vae.encode(part).latent_dist.mode().float() for part in pixels.split(self._vae_batch())]
-        return (torch.cat(parts) - shift) * divisor
+        batch = max(1, _VAE_PIXELS // (images.shape[-2] * images.shape[-1]))
+        found = [self.vae.encode(part).latent_dist for part in pixels.split(batch)]
+        mean = torch.cat([posterior.mean.float() for posterior in found])
+        std = torch.cat([posterior.std.float() for posterior in found])
+        return (mean - shift) * divisor, std * divisor
 
     def _modules(self) -> Iterator[nn.Module]:
         yield from (self.unet, self.vae, *(self.prompt_encoder.text_encoders or ()))

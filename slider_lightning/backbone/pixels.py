@@ -23,16 +23,24 @@ def pil_to_images(images: Sequence[Image.Image]) -> Float[Tensor, "batch 3 heigh
     Raises:
         ValueError: if the images differ in size.
     """
-    arrays = [np.asarray(_as_rgb(image)) for image in images]
+    arrays = [np.asarray(as_rgb(image)) for image in images]
     if len({array.shape for array in arrays}) > 1:
         raise ValueError(f"Expected images of one size, but got {sorted({image.size for image in images})}.")
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    """An image of any mode as 8-bit RGB, turned as its camera's orientation says.
+
+    Args:
+        image: colour, grey (8 or 16 bit), palette or CMYK, with or without transparency.
+        background: what transparency is laid on, a colour as Pillow names it, e.g. "white" or "#808080".
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # Pillow would clip 16-bit greys at 255 instead of scaling them.
         image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).round().astype(np.uint8))
     rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    # Through RGB, because a background that is itself transparent would leave holes.
+    canvas = Image.new("RGB", rgba.size, background).convert("RGBA")
+    return Image.alpha_composite(canvas, rgba).convert("RGB")
