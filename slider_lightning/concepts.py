@@ -1,4 +1,4 @@
-"""A concept: what a slider turns up and down, and what it must leave alone."""
+"""A concept: what a slider turns up and down, in words or without, and what it must leave alone."""
 
 from dataclasses import dataclass
 
@@ -52,3 +52,23 @@ class Concept:
 
     def _preserved(self, pole: str) -> tuple[str, ...]:
         return tuple(f"{pole}, {phrase}" for phrase in self.preserve) or (pole,)
+
+
+@dataclass(frozen=True)
+class VisualConcept:
+    """What an image-pair slider turns up and down: the pairs say what it is, not words.
+
+    Args:
+        name: identifier, used for folders and labels.
+        target: prompt of the images that the slider acts on, e.g. "a person".
+
+    Raises:
+        InputError: if one of them is blank.
+    """
+
+    name: str
+    target: str
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or not self.target.strip():
+            raise InputError("Expected a concept with `name` and `target`, but one is blank; fill it in conf/concept.")

@@ -39,9 +39,19 @@ def run_id(*names: str, _root_: DictConfig) -> str:
         name: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         for name, node in nodes.items()
     }
-    # Without the place of the installation, so that every machine finds the same name.
-    text = json.dumps(plain, sort_keys=True).replace(f"{ROOT}/", "")
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(canonical_text(plain).encode()).hexdigest()[:8]
+
+
+def canonical_text(value: Any) -> str:
+    """A plain config as one text: the same for equal configs on every machine, wherever the installation lies."""
+    return json.dumps(_text_keys(value), sort_keys=True).replace(f"{ROOT}/", "")
+
+
+def _text_keys(value: Any) -> Any:
+    """The same value with texts for keys: keys of several types cannot be sorted."""
+    if isinstance(value, Mapping):
+        return {str(key): _text_keys(item) for key, item in value.items()}
+    return [_text_keys(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:

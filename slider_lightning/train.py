@@ -1,11 +1,9 @@
 """Train one slider: `python -m slider_lightning.train experiment=age [adapter.rank=8 objective.eta=4 ...]`."""
 
-import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,20 @@ import yaml
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from slider_lightning.adapters import SliderBank, SliderMetadata
+from slider_lightning.adapters import SliderBank
+from slider_lightning.assembly import assemble
 from slider_lightning.assets import locked
 from slider_lightning.backbone import Backbone
-from slider_lightning.config import ROOT, build, known_keys, portable_path, typed
-from slider_lightning.data import (
-    ConceptEmbeds,
-    OnPolicyConfig,
-    RolloutDataModule,
-    StateDataModule,
-    TeacherDataModule,
-    measured_cost,
-)
+from slider_lightning.config import build, canonical_text, portable_path, typed
+from slider_lightning.data import measured_cost
 from slider_lightning.entry import entry_point
 from slider_lightning.generation import ProgressCallback, StripConfig, make_strip, save_image
 from slider_lightning.training import (
     JsonLinesLogger,
     RunFolder,
     SliderFile,
-    TextSliderModule,
+    TrainerConfig,
+    TrainingChecks,
     TrainingCost,
     build_trainer,
 )
@@ -50,50 +43,6 @@ def prepare_run(run: RunFolder, config: dict[str, Any], resume: bool) -> None:
     run.write_config(yaml.safe_dump(config, sort_keys=False))
 
 
-def build_data(
-    config: dict[str, Any],
-    backbone: Backbone,
-    embeds: ConceptEmbeds,
-    bank: SliderBank,
-    progress: Callable[[int, int], None],
-) -> StateDataModule:
-    """The data module that `data=` names: cached teacher states, or on-policy rollouts."""
-    known_keys(config["data"], ("batch_size", "source", "scale_range"), "data.")
-    source = build(config["data"]["source"], "data.source.")
-    scale_range = build(config["data"]["scale_range"], "data.scale_range.")
-    shared = {
-        "batch_size": typed(config["data"]["batch_size"], int, "data.batch_size"),
-        "scale_range": scale_range,
-        "seed": config["seed"],
-    }
-    if isinstance(source, OnPolicyConfig):
-        return RolloutDataModule(backbone, embeds, bank, source, **shared)
-    cache_dir = Path(config["paths"]["cache"])
-    return TeacherDataModule(backbone, embeds, cache_dir, source, **shared, progress=progress)
-
-
-def slider_metadata(config: dict[str, Any], part: Mapping[str, Any], backbone: Backbone) -> SliderMetadata:
-    """What the slider file will say about itself.
-
-    Args:
-        config: the plain config.
-        part: the objects built from its nodes, by their names.
-        backbone: the model it is trained on.
-    """
-    concept, objective, high = part["concept"], part["objective"], config["data"]["scale_range"]["high"]
-    return SliderMetadata.of(
-        part["adapter"],
-        objective=f"text_{objective.mode}",
-        concept=asdict(concept),
-        eta=objective.eta,
-        project=asdict(objective.project) if objective.project else None,
-        base_model=portable_path(config["model"]["path"]),
-        base_model_hash=backbone.fingerprint,
-        useful_scales=(-high, high),
-        start_timestep=config["sampler"]["start_timestep"],
-    )
-
-
 def train(config: dict[str, Any]) -> RunFolder:
     """Train the slider that a checked config describes and fill its run folder.
 
@@ -106,28 +55,25 @@ def train(config: dict[str, Any]) -> RunFolder:
     started, run = time.perf_counter(), RunFolder(Path(config["run"]))
     typed(config["seed"], int, "seed")
     resume = typed(config["resume"], bool, "resume")
-    part = {
-        name: build(config[name], f"{name}.")
-        for name in ("concept", "adapter", "objective", "optimizer", "trainer", "strip")
-    }
+    strip: StripConfig = build(config["strip"], "strip.")
+    trainer_config: TrainerConfig = build(config["trainer"], "trainer.")
     backbone: Backbone = build(config["model"], "model.")
-    embeds = ConceptEmbeds.encode(backbone, part["concept"], part["objective"].contrasts)
-    backbone.encode_prompts([part["strip"].prompt])
+    assembly = assemble(config, backbone)
+    backbone.encode_prompts([strip.prompt])
     backbone.free_text_encoders()
-    bank = SliderBank(backbone.unet, [part["adapter"].new_slider(backbone.unet, seed=config["seed"])])
+    bank = SliderBank(backbone.unet, [assembly.adapter.new_slider(backbone.unet, seed=config["seed"])])
     loggers = [JsonLinesLogger(run.metrics), *([build(config["logger"], "logger.")] if config["logger"] else [])]
-    slider_file = SliderFile(run.slider, slider_metadata(config, part, backbone))
-    cost = TrainingCost()
-    trainer = build_trainer(part["trainer"], run, loggers, [cost, slider_file])
-    with ProgressCallback("teacher cache, rollout steps") as progress:
-        data = build_data(config, backbone, embeds, bank, progress)
+    cost, checks = TrainingCost(), TrainingChecks(trainer_config.log_every_n_steps)
+    callbacks = [cost, checks, SliderFile(run.slider, assembly.metadata())]
+    trainer = build_trainer(trainer_config, run, loggers, callbacks)
+    with ProgressCallback(assembly.preparation) as progress:
+        data = assembly.data(bank, progress)
         prepare_run(run, config, resume)
         checkpoint = run.resume_checkpoint() if resume else None
-        module = TextSliderModule(backbone, bank, embeds.target, part["objective"], part["optimizer"])
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(assembly.module(bank), data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
-        run.update_summary(data.cost.summary("cache") | cost.cost.summary("train"))
-        draw_strip_of_run(run, config, backbone, bank, part["strip"])
+        run.update_summary(data.cost.summary("cache") | cost.cost.summary("train") | checks.summary())
+        draw_strip_of_run(run, config, backbone, bank, strip)
         log_to_wandb(run, loggers)
         run.write_manifest(
             seeds={"slider": config["seed"], "data": config["seed"]},
@@ -167,7 +113,7 @@ def _found_or_trained(run: RunFolder, config: dict[str, Any]) -> RunFolder:
 def deciding(config: Mapping[str, Any], *beside: str) -> str:
     """All of a config that decides what its run holds, the same on every machine; the keys `beside` do not."""
     kept = {key: value for key, value in config.items() if key not in ("run", "resume", "paths", "logger", *beside)}
-    return json.dumps(kept, sort_keys=True).replace(f"{ROOT}/", "")
+    return canonical_text(kept)
 
 
 def draw_strip_of_run(

@@ -1,6 +1,7 @@
 """A short training of a slider with the real classes, called by a test or run as a process of its own.
 
 python -m tests.short_training PIPELINE RUN [--kill-at STEP] [--max-steps N] [--batch-size B] [--devices N]
+    [--data teacher|rollout|pairs]
 """
 
 import argparse
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from PIL import Image
 
 from slider_lightning.adapters import AdapterConfig, DenseConfig, SliderBank, SliderMetadata
 from slider_lightning.backbone import load_backbone
@@ -19,28 +22,49 @@ from slider_lightning.concepts import Concept
 from slider_lightning.data import (
     ConceptEmbeds,
     OnPolicyConfig,
+    PairDataModule,
+    PairsConfig,
     RolloutConfig,
     RolloutDataModule,
     ScaleRange,
-    StateDataModule,
+    StepDataModule,
     TeacherConfig,
     TeacherDataModule,
 )
-from slider_lightning.objectives import Projection, TextObjective
+from slider_lightning.data.pairs import Twins
+from slider_lightning.objectives import ImagePairObjective, Projection, TextObjective
 from slider_lightning.training import (
     AtomicCheckpointIO,
     JsonLinesLogger,
     LastCheckpoint,
     OptimizerConfig,
+    PairEmbeds,
+    PairSliderModule,
     RunFolder,
     SliderFile,
+    SliderModule,
     TextSliderModule,
+    TrainingChecks,
     TrainingCost,
 )
 
 CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
 ADAPTER = AdapterConfig(rank=2, alpha=2.0)
 ROLLOUT = RolloutConfig(num_inference_steps=4, seed=1)
+
+
+def drawn_twins(folder: Path) -> tuple[Twins, ...]:
+    """Three pictures of noise, each dark at -1 and bright at +1."""
+    folder.mkdir(parents=True, exist_ok=True)
+    twins = []
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(64, 192, (64, 64, 3))
+        files = []
+        for scale in (-1.0, 1.0):
+            files.append((scale, folder / f"{number}{scale:+g}.png"))
+            Image.fromarray((pixels + 60 * scale).astype(np.uint8)).save(files[-1][1])
+        twins.append(Twins(str(number), tuple(files)))
+    return tuple(twins)
 
 
 class Kill(L.Callback):
@@ -68,8 +92,8 @@ class Stop(L.Callback):
 class ShortTraining:
     """What a short training left."""
 
-    module: TextSliderModule
-    data: StateDataModule
+    module: SliderModule
+    data: StepDataModule
     trainer: L.Trainer
     cost: TrainingCost
 
@@ -96,16 +120,25 @@ def train(
     backbone = load_backbone(str(pipeline), dtype="float32")
     objective = TextObjective(eta=2.0, project=project)
     embeds = ConceptEmbeds.encode(backbone, CONCEPT, objective.contrasts)
+    unconditional = backbone.encode_negative_prompt(None)
     backbone.free_text_encoders()
     bank = SliderBank(backbone.unet, [adapter.new_slider(backbone.unet, seed=0)])
-    module = TextSliderModule(backbone, bank, embeds.target, objective, OptimizerConfig(warmup_steps=2))
-    states: StateDataModule
-    draws: dict[str, Any] = {"batch_size": batch_size, "scale_range": ScaleRange(), "seed": 0}
-    if data == "teacher":
-        cache = run.path.parent / "cache"
-        states = TeacherDataModule(backbone, embeds, cache, TeacherConfig(2, ROLLOUT), **draws)
+    optimizer = OptimizerConfig(warmup_steps=2)
+    cache = run.path.parent / "cache"
+    draws: dict[str, Any] = {"batch_size": batch_size, "seed": 0}
+    module: SliderModule
+    states: StepDataModule
+    if data == "pairs":
+        module = PairSliderModule(backbone, bank, PairEmbeds(unconditional), ImagePairObjective(), optimizer)
+        twins = drawn_twins(run.path.parent / "images")
+        states = PairDataModule(backbone, twins, cache, PairsConfig(), mask=None, **draws)
     else:
-        states = RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), **draws)
+        module = TextSliderModule(backbone, bank, embeds.target, objective, optimizer)
+        draws["scale_range"] = ScaleRange()
+        if data == "teacher":
+            states = TeacherDataModule(backbone, embeds, cache, TeacherConfig(2, ROLLOUT), **draws)
+        else:
+            states = RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), **draws)
     cost = TrainingCost()
     metadata = SliderMetadata.of(adapter)
     ends = [end(step) for end, step in ((Kill, kill_at), (Stop, stop_at)) if step is not None]
@@ -118,7 +151,13 @@ def train(
         gradient_clip_val=1.0,
         logger=JsonLinesLogger(run.metrics),
         plugins=[AtomicCheckpointIO()],
-        callbacks=[cost, LastCheckpoint(run.checkpoints, every_n_steps=3), SliderFile(run.slider, metadata), *ends],
+        callbacks=[
+            cost,
+            LastCheckpoint(run.checkpoints, every_n_steps=3),
+            TrainingChecks(1, batches=3),
+            SliderFile(run.slider, metadata),
+            *ends,
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -134,6 +173,7 @@ def _main() -> None:
     parser.add_argument("--max-steps", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--data", default="teacher")
     options = vars(parser.parse_args())
     train(options.pop("pipeline"), RunFolder(options.pop("run")), **options)
 

@@ -10,10 +10,11 @@ from slider_lightning.adapters import AdapterConfig, Slider, SliderBank
 from slider_lightning.backbone import Backbone
 from slider_lightning.concepts import Concept
 from slider_lightning.data import ConceptEmbeds, OnPolicyConfig, RolloutConfig, ScaleRange, TeacherStates
-from slider_lightning.data.batches import CachedStates, StepLoader
+from slider_lightning.data.batches import CachedStates, StateLoader
 from slider_lightning.data.draws import draw_rows
 from slider_lightning.data.rollout import OnPolicyStates, rollout_scales
 from slider_lightning.data.states import SliderPolicy, rollout_noise, rollout_states
+from slider_lightning.data.steps import Share
 from tests.teacher_states import assert_equal, predict
 
 CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
@@ -93,8 +94,8 @@ def test_rollout_scales_take_both_signs_within_the_range() -> None:
 def test_rows_of_all_processes_are_the_rows_of_one() -> None:
     settings = {"seed": 5, "num_states": 30, "scale_range": ScaleRange(0.0, 2.0)}
     for step in (0, 2, 7):
-        whole = draw_rows(step, batch_size=12, **settings)
-        parts = [draw_rows(step, batch_size=4, rank=rank, world_size=3, **settings) for rank in range(3)]
+        whole = draw_rows(step, share=Share(12), **settings)
+        parts = [draw_rows(step, share=Share(4, rank, 3), **settings) for rank in range(3)]
         for field in ("epoch", "index", "scale"):
             np.testing.assert_array_equal(
                 np.concatenate([getattr(part, field) for part in parts]), getattr(whole, field)
@@ -102,7 +103,7 @@ def test_rows_of_all_processes_are_the_rows_of_one() -> None:
 
 
 def test_every_state_is_used_once_before_any_is_used_again() -> None:
-    draws = [draw_rows(step, seed=5, num_states=30, batch_size=8, scale_range=ScaleRange()) for step in range(15)]
+    draws = [draw_rows(step, seed=5, num_states=30, share=Share(8), scale_range=ScaleRange()) for step in range(15)]
     order = np.concatenate([draw.index for draw in draws])
     for epoch in range(4):
         assert sorted(order[epoch * 30 : (epoch + 1) * 30]) == list(range(30))
@@ -111,7 +112,7 @@ def test_every_state_is_used_once_before_any_is_used_again() -> None:
 
 def test_scales_fill_their_range_and_differ_between_steps_and_seeds() -> None:
     def scales(seed: int) -> np.ndarray:
-        settings = {"seed": seed, "num_states": 30, "batch_size": 8, "scale_range": ScaleRange(0.5, 2.0)}
+        settings = {"seed": seed, "num_states": 30, "share": Share(8), "scale_range": ScaleRange(0.5, 2.0)}
         return np.concatenate([draw_rows(step, **settings).scale for step in range(100)])
 
     drawn = scales(0)
@@ -126,8 +127,8 @@ def test_a_loader_goes_on_where_its_state_was_taken() -> None:
     pair = (1, 4, 2, 2)
     states = TeacherStates(*(torch.randn(10, *shape) for shape in ((4, 2, 2), (), (4, 2, 2), pair, pair, pair, pair)))
 
-    def loader() -> StepLoader:
-        return StepLoader(CachedStates(states), num_steps=9, batch_size=4, scale_range=ScaleRange(), seed=0)
+    def loader() -> StateLoader:
+        return StateLoader(CachedStates(states), num_steps=9, share=Share(4), scale_range=ScaleRange(), seed=0)
 
     whole = list(loader())
     stopped, resumed = loader(), loader()

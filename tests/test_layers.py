@@ -18,6 +18,7 @@ LAYERS = [
     "slider_lightning.data",
     "slider_lightning.training",
     "slider_lightning.generation",
+    "slider_lightning.assembly",
     "slider_lightning.train",
     "slider_lightning.generate",
     "evaluation",

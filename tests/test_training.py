@@ -28,8 +28,9 @@ from slider_lightning.data import (
     TeacherDataModule,
     measured_cost,
 )
-from slider_lightning.data.batches import CachedStates, StepLoader
+from slider_lightning.data.batches import CachedStates, StateLoader
 from slider_lightning.data.states import rollout_noise, rollout_states
+from slider_lightning.data.steps import Share
 from slider_lightning.errors import InputError
 from slider_lightning.objectives import Projection, TextObjective
 from slider_lightning.training import LastCheckpoint, OptimizerConfig, RunFolder, TextSliderModule
@@ -48,7 +49,7 @@ def trained(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 OBJECTIVE = TextObjective(eta=3.0)
 
 
-def module_and_loader(backbone: Backbone, objective: TextObjective = OBJECTIVE) -> tuple[TextSliderModule, StepLoader]:
+def module_and_loader(backbone: Backbone, objective: TextObjective = OBJECTIVE) -> tuple[TextSliderModule, StateLoader]:
     """A module whose slider already changes something, and batches for it; no trainer."""
     embeds = ConceptEmbeds.encode(backbone, CONCEPT, objective.contrasts)
     states = rollout_states(backbone, embeds, rollout_noise(backbone, 1, [0, 1]), ROLLOUT)
@@ -59,8 +60,8 @@ def module_and_loader(backbone: Backbone, objective: TextObjective = OBJECTIVE) 
     bank = SliderBank(backbone.unet, [slider])
     module = TextSliderModule(backbone, bank, embeds.target, objective, OptimizerConfig())
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    draws = {"batch_size": 3, "scale_range": ScaleRange(0.5, 2.0), "seed": 0}
-    return module, StepLoader(CachedStates(states), num_steps=1000, **draws)
+    draws = {"share": Share(3), "scale_range": ScaleRange(0.5, 2.0), "seed": 0}
+    return module, StateLoader(CachedStates(states), num_steps=1000, **draws)
 
 
 def loss_by_hand(module: TextSliderModule, batch: TeacherBatch) -> float:
@@ -227,7 +228,7 @@ def test_two_processes_train_the_slider_of_one_with_twice_the_batch(trained, pip
 def test_a_diverged_slider_is_never_written(pipeline_folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(OptimizerConfig, "lr_factor", lambda *args: float("nan"))
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(InputError, match="diverged"):
+    with pytest.raises(InputError, match="finite"):
         train(pipeline_folder, run, max_steps=2)
     assert not run.slider.exists()
 

@@ -3,24 +3,33 @@
 from slider_lightning.data.batches import (
     RolloutDataModule,
     StateDataModule,
-    StepLoader,
+    StateLoader,
     TeacherBatch,
     TeacherDataModule,
 )
 from slider_lightning.data.cost import Cost, measured_cost
 from slider_lightning.data.draws import ScaleRange
+from slider_lightning.data.pairs import PairBatch, PairDataModule, PairsConfig, PairSource
 from slider_lightning.data.rollout import OnPolicyConfig
 from slider_lightning.data.states import ConceptEmbeds, RolloutConfig, TeacherStates
+from slider_lightning.data.steps import Share, StepDataModule, StepLoader
 from slider_lightning.data.teacher import TeacherCache, TeacherConfig
 
 __all__ = [
     "ConceptEmbeds",
     "Cost",
     "OnPolicyConfig",
+    "PairBatch",
+    "PairDataModule",
+    "PairSource",
+    "PairsConfig",
     "RolloutConfig",
     "RolloutDataModule",
     "ScaleRange",
+    "Share",
     "StateDataModule",
+    "StateLoader",
+    "StepDataModule",
     "StepLoader",
     "TeacherBatch",
     "TeacherCache",

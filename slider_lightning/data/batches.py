@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
-import lightning as L
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from slider_lightning.adapters import SliderBank
 from slider_lightning.backbone import Backbone
-from slider_lightning.data.cost import Cost, measured_cost
 from slider_lightning.data.draws import Draw, ScaleRange, draw_rows
 from slider_lightning.data.rollout import OnPolicyConfig, OnPolicyStates
 from slider_lightning.data.states import ConceptEmbeds, TeacherStates
+from slider_lightning.data.steps import Share, StepDataModule, StepLoader
 from slider_lightning.data.teacher import Progress, TeacherCache, TeacherConfig
-from slider_lightning.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -75,65 +73,30 @@ class CachedStates:
         return self.states[index]
 
 
-class StepLoader:
-    """Yields the batches of steps 0, 1, ... and tells Lightning where it stands, so a resumed run takes the next one.
+class StateLoader(StepLoader[TeacherBatch]):
+    """The batches of states.
 
     Args:
         source: where states come from.
-        num_steps: batches of a whole run; the length, also when the run is resumed.
-        batch_size: states of one process in one step.
+        num_steps: batches of a whole run.
+        share: this process's part.
         scale_range: where slider scales are drawn.
         seed: seed of order and scales.
-        rank: number of this process.
-        world_size: number of processes.
     """
 
     def __init__(
-        self,
-        source: StateSource,
-        *,
-        num_steps: int,
-        batch_size: int,
-        scale_range: ScaleRange,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, source: StateSource, *, num_steps: int, share: Share, scale_range: ScaleRange, seed: int
     ) -> None:
+        super().__init__(num_steps)
         self.source = source
-        self.num_steps = num_steps
-        self.batch_size = batch_size
+        self.share = share
         self.scale_range = scale_range
         self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self._next_step = 0
-
-    def __len__(self) -> int:
-        return self.num_steps
-
-    def __iter__(self) -> Iterator[TeacherBatch]:
-        while self._next_step < self.num_steps:
-            self._next_step += 1
-            yield self.batch(self._next_step - 1)
-
-    def state_dict(self) -> dict[str, int]:
-        """The step whose batch comes next."""
-        return {"next_step": self._next_step}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Goes on where `state_dict` was taken."""
-        self._next_step = state_dict["next_step"]
 
     def batch(self, step: int) -> TeacherBatch:
         """The batch of a step, whatever was asked for before."""
         draw = draw_rows(
-            step,
-            seed=self.seed,
-            num_states=self.source.num_states,
-            batch_size=self.batch_size,
-            scale_range=self.scale_range,
-            rank=self.rank,
-            world_size=self.world_size,
+            step, seed=self.seed, num_states=self.source.num_states, share=self.share, scale_range=self.scale_range
         )
         states = TeacherStates.cat(self._states(draw))
         return TeacherBatch(**states.tensors(), scale=torch.from_numpy(draw.scale).float())
@@ -147,8 +110,8 @@ class StepLoader:
         ]
 
 
-class StateDataModule(L.LightningDataModule):
-    """What the two data modules share: batches of states from a source.
+class StateDataModule(StepDataModule):
+    """What the two data modules of a text slider share: batches of states from a source.
 
     Args:
         backbone: the frozen model; `setup` moves it to the process's device.
@@ -160,50 +123,23 @@ class StateDataModule(L.LightningDataModule):
         InputError: if batch_size is below 1 or the seed below 0.
     """
 
+    source: StateSource
+
     def __init__(self, backbone: Backbone, *, batch_size: int, scale_range: ScaleRange, seed: int) -> None:
-        super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-            if value < least:
-                raise InputError(f"Expected data.{name} to be {least} or more, but got {value}; raise it.")
-        self.backbone = backbone
-        self.batch_size = batch_size
+        super().__init__(backbone, batch_size=batch_size, seed=seed)
         self.scale_range = scale_range
-        self.seed = seed
-        self.source: StateSource | None = None
-        self.cost = Cost()
 
     @abstractmethod
     def open_source(self) -> StateSource:
         """Makes the states ready."""
 
-    def setup(self, stage: str) -> None:
-        """Makes the states ready on this process's device; `cost` then tells what it took."""
-        if self.source is None:
-            assert self.trainer is not None
-            self.backbone.to(self.trainer.strategy.root_device)
-            with measured_cost(self.backbone) as self.cost:
-                self.source = self.open_source()
+    def make_ready(self) -> None:
+        """Opens the source."""
+        self.source = self.open_source()
 
-    def train_dataloader(self) -> StepLoader:
-        """The batches of the whole run, `max_steps` optimizer steps.
-
-        Raises:
-            InputError: if the trainer has no `max_steps`.
-        """
-        trainer = self.trainer
-        assert trainer is not None
-        assert self.source is not None
-        if trainer.max_steps < 1:
-            raise InputError(f"Expected trainer.max_steps to be 1 or more, but got {trainer.max_steps}; set it.")
-        return StepLoader(
-            self.source,
-            num_steps=trainer.max_steps * trainer.accumulate_grad_batches,
-            batch_size=self.batch_size,
-            scale_range=self.scale_range,
-            seed=self.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
+    def loader(self, num_steps: int, share: Share) -> StateLoader:
+        """The batches of a run for one process."""
+        return StateLoader(self.source, num_steps=num_steps, share=share, scale_range=self.scale_range, seed=self.seed)
 
 
 class TeacherDataModule(StateDataModule):

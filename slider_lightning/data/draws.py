@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
+from slider_lightning.data.steps import Share
 from slider_lightning.errors import InputError
 
 # Keep these draws apart from each other where seed and number are the same.
@@ -50,17 +51,8 @@ class Draw:
     scale: Float[np.ndarray, " rows"]
 
 
-def draw_rows(
-    step: int,
-    *,
-    seed: int,
-    num_states: int,
-    batch_size: int,
-    scale_range: ScaleRange,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Draw:
-    """The rows of process `rank`: rows rank * batch_size .. of a global batch of world_size * batch_size.
+def draw_rows(step: int, *, seed: int, num_states: int, share: Share, scale_range: ScaleRange) -> Draw:
+    """The rows of a process in a step.
 
     Joined over the processes, a step's rows are those of one process with the whole batch. States come in a new random
     order every epoch, so each is used once before any is used again.
@@ -69,17 +61,22 @@ def draw_rows(
         step: number of the batch, from 0.
         seed: seed of order and scales.
         num_states: states to choose from.
-        batch_size: rows of one process.
+        share: which rows of the step.
         scale_range: where scales are drawn, uniformly.
-        rank: number of the process.
-        world_size: number of processes.
     """
-    global_batch = batch_size * world_size
-    mine = slice(rank * batch_size, (rank + 1) * batch_size)
-    epoch, place = np.divmod(np.arange(step * global_batch, (step + 1) * global_batch)[mine], num_states)
-    index = np.array([_order(seed, int(e), num_states)[p] for e, p in zip(epoch, place, strict=True)])
-    uniform = np.random.default_rng([seed, _SCALE_STREAM, step]).random(global_batch)[mine]
+    first = step * share.global_batch
+    epoch, index = shuffled(np.arange(first, first + share.global_batch)[share.mine], seed, num_states)
+    uniform = np.random.default_rng([seed, _SCALE_STREAM, step]).random(share.global_batch)[share.mine]
     return Draw(epoch, index, scale_range.spread(uniform))
+
+
+def shuffled(
+    number: Int[np.ndarray, " rows"], seed: int, count: int
+) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
+    """(epoch, index) of the draws `number`: `count` things in a new random order every epoch."""
+    epoch, place = np.divmod(number, count)
+    index = np.array([_order(seed, int(e), count)[p] for e, p in zip(epoch, place, strict=True)], dtype=int)
+    return epoch, index
 
 
 @lru_cache(maxsize=4)

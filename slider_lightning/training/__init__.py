@@ -2,9 +2,12 @@
 
 from slider_lightning.training.callbacks import SliderFile, TrainingCost
 from slider_lightning.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from slider_lightning.training.checks import TrainingChecks
 from slider_lightning.training.json_lines import JsonLinesLogger
+from slider_lightning.training.pair_slider import PairEmbeds, PairSliderModule
 from slider_lightning.training.run_folder import RunFolder
-from slider_lightning.training.text_slider import OptimizerConfig, TextSliderModule
+from slider_lightning.training.slider_module import OptimizerConfig, SliderModule
+from slider_lightning.training.text_slider import TextSliderModule
 from slider_lightning.training.trainer import TrainerConfig, build_trainer
 
 __all__ = [
@@ -12,10 +15,14 @@ __all__ = [
     "JsonLinesLogger",
     "LastCheckpoint",
     "OptimizerConfig",
+    "PairEmbeds",
+    "PairSliderModule",
     "RunFolder",
     "SliderFile",
+    "SliderModule",
     "TextSliderModule",
     "TrainerConfig",
+    "TrainingChecks",
     "TrainingCost",
     "build_trainer",
 ]

@@ -9,12 +9,11 @@ import lightning as L
 from slider_lightning.adapters import SliderBase, SliderMetadata, save_slider
 from slider_lightning.backbone import Backbone
 from slider_lightning.data import Cost
-from slider_lightning.errors import InputError
-from slider_lightning.training.text_slider import TextSliderModule
+from slider_lightning.training.slider_module import SliderModule
 
 
 class SliderFile(L.Callback):
-    """Writes the trained slider when training ends well.
+    """Writes the trained slider when training ends well; `TrainingChecks` before it says whether it did.
 
     Args:
         path: file to write.
@@ -29,16 +28,11 @@ class SliderFile(L.Callback):
         """Writes the file, in the first process only; also when a resumed run had nothing left to train.
 
         Raises:
-            InputError: if training left weights that are not finite, or the disk refuses.
+            InputError: if the disk refuses.
         """
-        assert isinstance(pl_module, TextSliderModule)
+        assert isinstance(pl_module, SliderModule)
         slider = pl_module.bank.sliders[0]
         assert isinstance(slider, SliderBase)
-        if not all(bool(parameter.isfinite().all()) for parameter in slider.parameters()):
-            raise InputError(
-                "Expected finite slider weights at the end of training, but they diverged, so no slider was written; "
-                "lower optimizer.lr or objective.eta."
-            )
         if trainer.is_global_zero:
             save_slider(self.path, slider, self.metadata)
 

@@ -1,70 +1,16 @@
 """The training step of a text slider."""
 
-import math
-from dataclasses import dataclass
-from typing import Literal, get_args
-
-import lightning as L
-import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from slider_lightning.adapters import SliderBank
 from slider_lightning.backbone import Backbone, PromptEmbeds
 from slider_lightning.data import TeacherBatch
-from slider_lightning.errors import InputError
 from slider_lightning.objectives import TextObjective, slider_loss
-
-Decay = Literal["cosine", "linear", "constant"]
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW and its learning rate.
-
-    Args:
-        lr: highest learning rate, above 0.
-        weight_decay: AdamW's, at least 0.
-        warmup_steps: optimizer steps until `lr` is reached, at least 0.
-        decay: how it falls to 0 until the end of training; "constant" does not fall.
-
-    Raises:
-        InputError: if a value is outside its range.
-    """
-
-    lr: float = 2e-3
-    weight_decay: float = 0.0
-    warmup_steps: int = 5
-    decay: Decay = "cosine"
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise InputError(f"Expected optimizer.lr to be above 0, but got {self.lr}; raise it.")
-        for field in ("weight_decay", "warmup_steps"):
-            if not (value := getattr(self, field)) >= 0:
-                raise InputError(f"Expected optimizer.{field} to be 0 or more, but got {value}; raise it.")
-        if self.decay not in (known := get_args(Decay)):
-            names = ", ".join(known)
-            raise InputError(f"Expected optimizer.decay to be one of {names}, but got {self.decay!r}; choose one.")
-
-    def lr_factor(self, step: int, max_steps: int) -> float:
-        """The learning rate of an optimizer step as a share of `lr`, in (0, 1] for steps before `max_steps`."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        progress = (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps)
-        match self.decay:
-            case "cosine":
-                return 0.5 * (1 + math.cos(math.pi * progress))
-            case "linear":
-                return 1 - progress
-            case _:
-                return 1.0
+from slider_lightning.training.slider_module import OptimizerConfig, SliderModule
 
 
-class TextSliderModule(L.LightningModule):
+class TextSliderModule(SliderModule):
     """Trains one text slider at both poles (eq. 3 and 4).
-
-    The backbone is no submodule: checkpoints and distributed training hold the slider alone.
 
     Args:
         backbone: the frozen model; `setup` moves it to the process's device.
@@ -82,20 +28,16 @@ class TextSliderModule(L.LightningModule):
         objective: TextObjective,
         optimizer: OptimizerConfig,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.bank = bank
+        super().__init__(backbone, bank, optimizer)
         self.target_embeds = target_embeds
         self.objective = objective
-        self.optimizer_config = optimizer
 
     def setup(self, stage: str) -> None:
         """Moves what Lightning does not know of."""
-        device = self.trainer.strategy.root_device
-        self.backbone.to(device)
-        self.target_embeds = self.target_embeds.to(device, self.backbone.dtype)
+        super().setup(stage)
+        self.target_embeds = self.target_embeds.to(self.backbone.device, self.backbone.dtype)
 
-    def training_step(self, batch: TeacherBatch, batch_idx: int) -> Tensor:
+    def loss(self, batch: TeacherBatch, *, slider_on: bool = True) -> Tensor:
         """The loss of a batch of states, each at +s and at -s in one forward."""
         direction = self.objective.direction(
             batch.eps_target,
@@ -106,19 +48,6 @@ class TextSliderModule(L.LightningModule):
         )
         rows = self.objective.both_poles(batch.latents, batch.timestep, batch.eps_target, direction, batch.scale)
         embeds = self.target_embeds.repeat_interleave(len(rows.latents))
-        with self.bank.scales(rows.scale[:, None]):
+        with self.bank.scales(rows.scale[:, None] * slider_on):
             noise_pred = self.backbone.predict_noise(rows.latents, rows.timestep, embeds)
-        loss = slider_loss(noise_pred, rows.target)
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        return loss
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW on the slider's fp32 weights, fused on a GPU, with the learning rate set anew every step."""
-        config = self.optimizer_config
-        optimizer = torch.optim.AdamW(
-            self.bank.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=self.device.type == "cuda"
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: config.lr_factor(step, self.trainer.max_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return slider_loss(noise_pred, rows.target)
