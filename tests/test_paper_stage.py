@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from evaluation.measurements import read_measurements
 from experiments.paper.protocol import Protocol, TableConcept
 from slider_lightning.config import ROOT
 from slider_lightning.errors import InputError
@@ -19,6 +21,13 @@ SMALL = (
     "sampler.num_inference_steps=2",
     "training=['data.source.num_rollouts=1','data.source.rollout.num_inference_steps=2',"
     "'trainer.max_steps=1','trainer.progress_bar=false']",
+)
+VISUAL = (
+    "pairs.count=2",
+    "pairs.levels={-1:0.1}",
+    "training=['trainer.max_steps=3','trainer.progress_bar=false','sampler.num_inference_steps=2','strip.seeds=[0]']",
+    "baselines=[textual_inversion]",
+    "baseline_training=['trainer.max_steps=1','trainer.progress_bar=false','sampler.num_inference_steps=2']",
 )
 AGE = TableConcept("age", "tiny_faces")
 
@@ -80,3 +89,29 @@ def test_every_table_composes_for_both_models(table: str, model: str) -> None:
         *(["pairs.folder=x"] if (table, model) == ("table2", "sdxl") else []),
     )
     assert config["protocol"]["ablated"] in config["protocol"]["concepts"]
+
+
+@pytest.fixture(scope="module")
+def visual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished table 2: a slider and one baseline, trained for a few steps on two drawn pairs."""
+    folder = tmp_path_factory.mktemp("visual")
+    result = run_table("table2", folder, f"paths.cache={folder / 'cache'}", *VISUAL)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_table_2_trains_slider_and_baseline_on_its_own_pairs(visual: Path) -> None:
+    folder = visual / "paper" / "table2-tiny_faces"
+    text = (folder / "table2.md").read_text()
+    for words in ("training pairs", "Textual Inversion", "Visual slider", "n = 6", "1.75 (2)"):
+        assert words in text
+    for table in ("claims", "attributes"):
+        assert (folder / f"{table}.md").is_file()
+    methods = ("training_pairs", "textual_inversion", "visual_slider")
+    found = {name: read_measurements(folder / "measurements" / f"eye_size-{name}.jsonl") for name in methods}
+    assert len(found["training_pairs"].rows) == 2
+    assert found["textual_inversion"].rows == found["visual_slider"].rows, "paired"
+    assert found["visual_slider"].header.scales == (-2, -1, 0, 1, 2)
+    run = next((visual / "eye_size").iterdir())
+    pairs = yaml.safe_load((run / "config.yaml").read_text())["pairs"]
+    assert (pairs["count"], pairs["levels"]) == (2, {-1: 0.1, 1: 0.9})

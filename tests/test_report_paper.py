@@ -62,7 +62,7 @@ def native(m: Measurements) -> Measurements:
 
 def test_table2_counts_faces_without_eyes_and_compares_on_the_others() -> None:
     names = dict(zip(("textual_inversion", "custom_diffusion"), stored().values(), strict=True))
-    table = table2(names, 2.0)
+    table = table2(names, 2.0, (-2.0, 2.0), "eye_size")
     assert cell_of(table, "Textual Inversion", "change of eye area").mean == pytest.approx(0.2)
     assert cell_of(table, "Custom Diffusion", "change of eye area").n == 3
     assert table.rows[1].cells[0].test.difference.n == 3
@@ -72,7 +72,9 @@ def test_table2_counts_faces_without_eyes_and_compares_on_the_others() -> None:
 def test_the_visual_slider_is_the_reference_once_it_is_there_and_pairs_are_compared_with_nothing() -> None:
     slider, other = stored().values()
     shifted = Measurements(slider.header, slider.frame.assign(seed=slider.frame["seed"] + 99))
-    table = table2({"custom_diffusion": other, "visual_slider": slider, "training_pairs": shifted}, 2.0)
+    table = table2(
+        {"custom_diffusion": other, "visual_slider": slider, "training_pairs": shifted}, 2.0, (-2.0, 2.0), "age"
+    )
     assert [row.name for row in table.rows] == ["training pairs", "Custom Diffusion", "Visual slider"]
     assert table.reference == "Visual slider"
     assert [row.cells[1].test is None for row in table.rows] == [True, False, True]
@@ -83,7 +85,7 @@ def test_the_visual_slider_is_the_reference_once_it_is_there_and_pairs_are_compa
     "make",
     [
         lambda: table1({}, 2.0, {}),
-        lambda: table2({}, 2.0),
+        lambda: table2({}, 2.0, (-2.0, 2.0), "eye_size"),
         lambda: table3({}, 2.0, "age", ["gender"]),
         lambda: dose_response_table({}, {}),
         lambda: interference_by_noun({}, 2.0, "age", ["gender"]),

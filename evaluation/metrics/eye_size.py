@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from evaluation.judges.panel import EyeJudge
-from evaluation.statistics import Measure, bootstrap, bootstrap_mean
+from evaluation.statistics import Measure, bootstrap
 from slider_lightning.errors import InputError
 
 
@@ -22,13 +22,11 @@ class EyeAreaChange:
     Args:
         change: (mean edited - mean original) / mean original, over the pairs with eyes; a ratio of means, so that one
             tiny original cannot rule it.
-        per_image: Mean over the same pairs of each one's (edited - original) / original.
         not_found: Pairs without a figure, because no eye was found in one of their images.
         n: Pairs in all.
     """
 
     change: Measure
-    per_image: Measure
     not_found: int
     n: int
 
@@ -70,8 +68,7 @@ def eye_area_change(edited: Float[Tensor, " n"], original: Float[Tensor, " n"]) 
         >>> result.change.mean, result.not_found, result.n
         (0.5, 1, 3)
     """
-    changes = relative_eye_area(edited, original)
-    found = changes.isfinite()
+    found = relative_eye_area(edited, original).isfinite()
     count = int(found.sum())
     if count < 2:
         raise InputError(
@@ -81,7 +78,6 @@ def eye_area_change(edited: Float[Tensor, " n"], original: Float[Tensor, " n"]) 
     after, before = edited[found].double(), original[found].double()
     return EyeAreaChange(
         change=bootstrap(lambda index: after[index].mean(1) / before[index].mean(1) - 1, count),
-        per_image=bootstrap_mean(changes[found]),
         not_found=len(found) - count,
         n=len(found),
     )

@@ -32,6 +32,12 @@ CLEANER = {
     "Weights by the posterior lower the interference of eq. 4": ("posterior", SLIDER),
 }
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+VERDICTS = (
+    "A claim holds where the paired difference lies on its side of 0 and does not where it lies on the other. It is "
+    f"undecided where the 95 % interval includes 0 or p is {SIGNIFICANT} or more; p is not corrected for the number of "
+    "tests."
+)
+COLUMNS = (Column("paired difference", 3), Column("claimed"), Column("verdict"))
 
 
 @dataclass(frozen=True)
@@ -116,14 +122,12 @@ def claims_table(
         raise InputError(f"Expected measurements of two methods that a claim compares, but got {known}; measure more.")
     return Table(
         title=f"The paper's claims on {model_name(first)}",
-        columns=(Column("paired difference", 3), Column("claimed"), Column("verdict")),
+        columns=COLUMNS,
         rows=tuple(row for claim in stated for row in claim_rows(claim, comparisons(claim, measurements))),
         heads=("claim", "first minus second"),
         notes=(
             *common_notes(measurements),
-            "A claim holds where the paired difference lies on its side of 0 and does not where it lies on the other. "
-            f"It is undecided where the 95 % interval includes 0 or p is {SIGNIFICANT} or more; p is not corrected "
-            "for the number of tests.",
+            VERDICTS,
             *([target_note(first, targets)] if any(targets.values()) else []),
         ),
     )
@@ -194,16 +198,25 @@ def comparisons(claim: Claim, measurements: Mapping[tuple[str, str], Measurement
 
 def claim_rows(claim: Claim, tests: Sequence[PairedTest]) -> tuple[Row, ...]:
     """A row per condition, and one for the claim where it has several."""
-    group = f"{claim.text} ({claim.concept})"
-    verdicts = [verdict(test, condition.higher) for condition, test in zip(claim.conditions, tests, strict=True)]
     pair = f"{label(claim.first)} minus {label(claim.second)}"
+    found = [
+        (f"{pair}: {condition.quantity.column.name}", test, condition.higher)
+        for condition, test in zip(claim.conditions, tests, strict=True)
+    ]
+    return judged_rows(f"{claim.text} ({claim.concept})", found)
+
+
+def judged_rows(group: str, conditions: Sequence[tuple[str, PairedTest, bool]]) -> tuple[Row, ...]:
+    """A row per condition of a claim, and one for the claim where it has several.
+
+    Args:
+        group: the claim.
+        conditions: what is compared, how it came out, and whether the difference should lie above 0.
+    """
+    verdicts = [verdict(test, higher) for _, test, higher in conditions]
     rows = [
-        Row(
-            f"{pair}: {condition.quantity.column.name}",
-            (Cell(test=test), Cell(text="above 0" if condition.higher else "below 0"), Cell(text=found)),
-            group,
-        )
-        for condition, test, found in zip(claim.conditions, tests, verdicts, strict=True)
+        Row(name, (Cell(test=test), Cell(text="above 0" if higher else "below 0"), Cell(text=found)), group)
+        for (name, test, higher), found in zip(conditions, verdicts, strict=True)
     ]
     if len(rows) > 1:
         rows.append(Row("in all", (Cell(text=ABSENT), Cell(text="all of these"), Cell(text=combined(verdicts))), group))

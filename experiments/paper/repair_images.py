@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evaluation.grids import ImageGrid
 from evaluation.judges.panel import FeatureJudge
-from experiments.tiny_faces.faces import sample_faces
+from experiments.tiny_faces.pairs import sample_well_drawn
 from experiments.tiny_faces.render import render
 from slider_lightning.errors import InputError
 
@@ -30,8 +30,7 @@ def well_drawn_faces(count: int, seed: int, size: int) -> Float[Tensor, "count 3
     """
     if count < 2:
         raise InputError(f"Expected reference.count to be 2 or more, but got {count}; raise it.")
-    drawn = sample_faces(2 * count, seed)
-    faces = drawn[torch.nonzero(drawn.values["quality"] == 0)[:count, 0]]
+    faces = sample_well_drawn(count, seed)
     return torch.cat([render(faces[slice(start, start + CHUNK)], size).images for start in range(0, count, CHUNK)])
 
 

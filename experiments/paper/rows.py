@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.measurements import Measurements
-from evaluation.report.table import Row, Table
+from evaluation.report.table import ABSENT, Cell, Column, Row, Table
+from evaluation.sweeps import attribute_shift
 from experiments.paper.published import TABLE1, TABLE2, TABLE3, comparability, model_name
 from experiments.paper.quantities import (
     clip_shift,
@@ -18,6 +19,7 @@ from experiments.paper.quantities import (
     target_column,
     target_shift,
 )
+from experiments.paper.visual_quantities import at_scale, change_between, others_reading
 from slider_lightning.errors import InputError
 
 SLIDER = "concept_slider"
@@ -64,36 +66,96 @@ def table1(
     )
 
 
-def table2(measurements: Mapping[str, Measurements], scale: float) -> Table:
-    """Table 2: how far visual edits move the size of eyes, and the image.
+def table2(measurements: Mapping[str, Measurements], scale: float, ends: tuple[float, float], target: str) -> Table:
+    """Table 2: how far visual edits move the size of eyes, the image, and all else.
 
     Args:
         measurements: method to the measurements of its images, in the order of the rows. "training_pairs", other
-            images than the methods', is compared with nothing.
+            images than the methods' (the lowest level at scale 0, the highest at `scale`), is compared with nothing.
         scale: at which all are compared.
+        ends: slider scales of the lowest and the highest level of the pairs.
+        target: the attribute that should move.
 
     Raises:
         InputError: if there are no measurements, no eye areas, or the methods are not paired.
     """
     first = first_of(measurements)
     quantities = [eye_size(scale), *image_distances(first, scale)]
+    if any(attribute.name == target for attribute in first.header.attributes):
+        quantities.append(target_shift(scale, target))
+    quantities.append(at_scale(others_reading(first, target), scale))
     pairs = {name: found for name, found in measurements.items() if name == TRAINING_PAIRS}
     methods = {name: found for name, found in measurements.items() if name != TRAINING_PAIRS}
     reference = VISUAL_SLIDER if VISUAL_SLIDER in methods else next(iter(methods), "")
+    rows = method_rows(pairs, quantities, "") + method_rows(methods, quantities, reference)
+    whole = [_between_ends(name, found, scale, ends) for name, found in {**pairs, **methods}.items()]
     missing = "; ".join(f"{label(name)} {_no_eyes(found, scale)}" for name, found in measurements.items())
     return Table(
         title=f"Visual sliders and personalization: eye size on {model_name(first)}",
-        columns=tuple(quantity.column for quantity in quantities),
-        rows=method_rows(pairs, quantities, "") + method_rows(methods, quantities, reference),
+        columns=(
+            *(quantity.column for quantity in quantities),
+            Column(f"change of eye area from {ends[0]:+g} to {ends[1]:+g}"),
+        ),
+        rows=tuple(Row(row.name, (*row.cells, cell), row.group) for row, cell in zip(rows, whole, strict=True)),
         reference=label(reference),
         notes=(
             *common_notes(measurements),
             PAIRED,
+            ENDS.format(low=ends[0], high=ends[1]),
             f"Left out of the change of eye area, because no eye was found: {missing}.",
-            comparability(first, ("parser", "distance")),
+            comparability(first, ("parser", "distance", "classifier")),
         ),
         published=(TABLE2,),
     )
+
+
+def _between_ends(name: str, measurements: Measurements, scale: float, ends: tuple[float, float]) -> Cell:
+    """The change of eye area from the lowest to the highest level, where there are images at both."""
+    low, high = (0.0, scale) if name == TRAINING_PAIRS else ends
+    known = {low, high} <= set(measurements.header.scales)
+    return Cell(change_between(measurements, low, high)) if known else Cell(text=ABSENT)
+
+
+def attributes_table(measurements: Mapping[str, Measurements], scale: float, target: str) -> Table:
+    """What visual edits do to every attribute that the classifier reads.
+
+    Args:
+        measurements: method to the measurements of its images, in the order of the columns.
+        scale: that all methods have; other scales follow it.
+        target: the attribute that should move, the first row where the classifier reads it.
+
+    Raises:
+        InputError: if there are no measurements.
+    """
+    first = first_of(measurements)
+    names = sorted((attribute.name for attribute in first.header.attributes), key=lambda name: name != target)
+    scales = {other for found in measurements.values() for other in found.header.scales if other != 0}
+    shown = [
+        (name, other)
+        for other in sorted(scales, key=lambda other: (other != scale, other))
+        for name, found in measurements.items()
+        if other in found.header.scales
+    ]
+    columns = [_shifts(measurements[name], other, names) for name, other in shown]
+    return Table(
+        title=f"What visual edits move, in standard deviations, on {model_name(first)}",
+        columns=tuple(
+            Column(label(name) if name == TRAINING_PAIRS else f"{label(name)} at {other:+g}") for name, other in shown
+        ),
+        rows=tuple(Row(name, cells) for name, cells in zip(names, zip(*columns, strict=True), strict=True)),
+        heads=("", "attribute"),
+        notes=(
+            *common_notes(measurements),
+            "The shift of the mean from scale 0, of the training pairs from the lowest to the highest level, by "
+            f"{first.header.judges['classifier']}. Of an attribute with more than two classes it is a length, at least "
+            "0 and by chance a little above.",
+        ),
+    )
+
+
+def _shifts(measurements: Measurements, scale: float, names: Sequence[str]) -> list[Cell]:
+    sweep = measurements.sweep()
+    return [Cell(attribute_shift(sweep, name, measurements.position(scale))) for name in names]
 
 
 def table3(
@@ -153,6 +215,11 @@ def common_notes(measurements: Mapping[Any, Measurements]) -> tuple[str, ...]:
 STRENGTHS = (
     "A scale s means: a slider at s; Composition with eta = s; Prompt-to-Prompt towards the pole of its sign, with the "
     "attention of the new words times |s|. Methods are compared at equal scale, not at equal effect."
+)
+ENDS = (
+    "Of the training pairs, the figures compare the highest level with the lowest one; of methods, the image at a "
+    "scale with the model's own, which lies between. From {low:+g} to {high:+g} is what the pairs teach a slider; "
+    "Textual Inversion and Custom Diffusion learn from the images at the highest level alone, and have none below 0."
 )
 PAIRED = (
     "Lines with 'minus' hold the paired difference on the same rows, its 95 % interval, and p, which is not corrected "

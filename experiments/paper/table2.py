@@ -1,56 +1,109 @@
-"""Table 2, visual edits of the eyes: `python -m experiments.paper.table2 [slider=RUN model=sdxl pairs.folder=DIR]`."""
+"""Table 2, visual edits of the eyes: `python -m experiments.paper.table2 [pairs=folder pairs.folder=DIR]`."""
 
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
+from evaluation.baselines.personal import read_training_images
 from evaluation.grids import GridRow, Method, SliderMethod
 from evaluation.measurements import Measurements
 from evaluation.measuring import Examiner
 from evaluation.train_baseline import ensure_baseline
-from experiments.paper.pairs import AFTER, DrawnPairs, PairFolder, read_pairs
-from experiments.paper.rows import TRAINING_PAIRS, VISUAL_SLIDER, table2
+from experiments.paper.pairs import PairEnds, pair_ends
+from experiments.paper.protocol import Protocol
+from experiments.paper.rows import TRAINING_PAIRS, VISUAL_SLIDER, attributes_table, table2
 from experiments.paper.stage import Stage
+from experiments.paper.visual_claims import visual_claims_table
 from slider_lightning.config import build, typed
+from slider_lightning.data.pairs import PairSource, check_twins
 from slider_lightning.entry import entry_point
-
-SCALE = 1.0
+from slider_lightning.errors import InputError
+from slider_lightning.train import ensure_trained
 
 
 @entry_point("paper/table2")
 def main(config: dict[str, Any]) -> None:
-    """Trains the baselines on the pairs, makes their images, and writes the table; `slider` adds a visual slider."""
+    """Trains the visual slider and the baselines on the pairs, makes the images of all, and writes the tables."""
     stage = Stage(config, Console())
-    provider: DrawnPairs | PairFolder = build(config["pairs"], "pairs.")
-    pairs = provider.provide(Path(config["paths"]["outputs"]))
-    baselines = typed(config["baselines"], tuple[str, ...], "baselines")
-    overrides = typed(config["baseline_training"], tuple[str, ...], "baseline_training")
-    methods = {name: personal_method(stage, name, pairs / AFTER, overrides) for name in baselines}
-    if (slider := typed(config["slider"], str | None, "slider")) is not None:
-        methods[VISUAL_SLIDER] = SliderMethod(VISUAL_SLIDER, (slider,))
-    examiner = stage.examiner(config["attribute"], build(config["texts"], "texts."))
+    scale, target = typed(config["scale"], float, "scale"), typed(config["attribute"], str, "attribute")
+    if not scale > 0:
+        raise InputError(f"Expected scale above 0, where all methods have images, but got {scale:g}; raise it.")
+    ends = read_ends(config)
+    methods, scales = trained_methods(stage, ends), slider_scales(stage.protocol, scale, ends)
+    examiner = stage.examiner(target, build(config["texts"], "texts."))
     gallery = stage.gallery(stage.protocol.visual_prompts)
-    measurements = {TRAINING_PAIRS: measured_pairs(pairs, examiner)}
-    measurements |= {name: gallery.measure(method, (SCALE,), examiner) for name, method in methods.items()}
-    stage.publish({"table2": table2(measurements, SCALE)}, measurements.values())
+    measurements = {TRAINING_PAIRS: measured_pairs(ends, scale, examiner, stage.backbone.resolution)}
+    for name, method in methods.items():
+        stage.console.print(f"Images and measurements of {name}.")
+        measurements[name] = gallery.measure(method, scales if name == VISUAL_SLIDER else (scale,), examiner)
+    tables = {
+        "table2": table2(measurements, scale, ends.scales, target),
+        "claims": visual_claims_table(measurements, scale, ends.scales, target),
+        "attributes": attributes_table(measurements, scale, target),
+    }
+    stage.publish(tables, measurements.values())
+
+
+def read_ends(config: dict[str, Any]) -> PairEnds:
+    """The pairs of `pairs`, checked, as two folders of images.
+
+    Raises:
+        InputError: if images are missing, cannot be read or do not fit their twins; it names them all.
+    """
+    source: PairSource = build(config["pairs"], "pairs.")
+    folder = Path(config["paths"]["outputs"]) / "pairs"
+    twins = source.twins(folder)
+    check_twins(twins)
+    return pair_ends(twins, folder)
+
+
+def trained_methods(stage: Stage, ends: PairEnds) -> dict[str, Method]:
+    """Baselines and slider by their names, trained first where they are not."""
+    slider = typed(stage.config["slider"], str | None, "slider") or trained_slider(stage)
+    overrides = typed(stage.config["baseline_training"], tuple[str, ...], "baseline_training")
+    methods: dict[str, Method] = {
+        name: personal_method(stage, name, ends.high, overrides)
+        for name in typed(stage.config["baselines"], tuple[str, ...], "baselines")
+    }
+    return methods | {VISUAL_SLIDER: SliderMethod(VISUAL_SLIDER, (slider,))}
+
+
+def trained_slider(stage: Stage) -> str:
+    """The file of the slider that learned this table's pairs, trained now where it is not."""
+    experiment = typed(stage.config["visual_experiment"], str, "visual_experiment")
+    config = stage.compose("train", f"experiment={experiment}", *pair_overrides(), *stage.overrides)
+    stage.console.print(f"Slider '{config['name']}' of experiment={experiment}.")
+    return str(ensure_trained(config).slider)
+
+
+def pair_overrides() -> list[str]:
+    """What the command line decides of `pairs`, for the training below it."""
+    hydra = HydraConfig.get()
+    values = [override for override in hydra.overrides.task if override.lstrip("+~").startswith("pairs.")]
+    return [f"pairs={hydra.runtime.choices['pairs']}", *values]
+
+
+def slider_scales(protocol: Protocol, scale: float, ends: PairEnds) -> tuple[float, ...]:
+    """The protocol's scales, those that the pairs were trained at, and the one that all are compared at."""
+    return tuple(sorted({*protocol.slider_scales, *ends.scales, scale} - {0.0}))
 
 
 def personal_method(stage: Stage, baseline: str, images: Path, overrides: tuple[str, ...]) -> Method:
     """A baseline that learned the images, trained first where it is not."""
-    config = stage.compose("train_baseline", f"baseline={baseline}", f"images={images}", *overrides)
+    config = stage.compose("train_baseline", f"baseline={baseline}", f"images='{images}'", *overrides)
     stage.console.print(f"Baseline {baseline} on {images}.")
     ensure_baseline(config)
     method: Method = build(config["baseline"], "baseline.")
     return method
 
 
-def measured_pairs(folder: Path, examiner: Examiner) -> Measurements:
-    """The readings of the training pairs: before at scale 0, after at scale 1."""
-    before, after = read_pairs(folder)
-    rows = [GridRow("training pair", "training pair", number) for number in range(len(before))]
-    images = {0.0: before, SCALE: after}
-    return examiner.examine(TRAINING_PAIRS, rows, (0.0, SCALE), lambda scale, some: images[scale][some], {})
+def measured_pairs(ends: PairEnds, scale: float, examiner: Examiner, resolution: int) -> Measurements:
+    """The readings of the training pairs at the model's size: lowest level at scale 0, highest at `scale`."""
+    images = {0.0: read_training_images(ends.low, resolution), scale: read_training_images(ends.high, resolution)}
+    rows = [GridRow("training pair", "training pair", number) for number in range(len(images[0.0]))]
+    return examiner.examine(TRAINING_PAIRS, rows, (0.0, scale), lambda at, some: images[at][some], {})
 
 
 if __name__ == "__main__":
