@@ -89,12 +89,12 @@ class TextAssembly(Assembly):
 
     def __init__(self, config: Mapping[str, Any], backbone: Backbone, objective: TextObjective) -> None:
         super().__init__(config, backbone)
-        known_keys(config["data"], ("batch_size", "source", "scale_range"), "data.")
         self.objective = objective
-        self.concept: Concept = in_words(build(config["concept"], "concept."), "objective=text")
         self.source: OnPolicyConfig | TeacherConfig | PairsConfig = build(config["data"]["source"], "data.source.")
         if isinstance(self.source, PairsConfig):
             raise InputError("Expected objective=text with data=teacher or data=rollout, but got pairs; change one.")
+        known_keys(config["data"], ("batch_size", "source", "scale_range"), "data.")
+        self.concept: Concept = in_words(build(config["concept"], "concept."), "objective=text")
         self.scale_range: ScaleRange = build(config["data"]["scale_range"], "data.scale_range.")
         self.embeds = ConceptEmbeds.encode(backbone, self.concept, objective.contrasts)
 
@@ -130,12 +130,12 @@ class PairAssembly(Assembly):
 
     def __init__(self, config: Mapping[str, Any], backbone: Backbone, objective: ImagePairObjective) -> None:
         super().__init__(config, backbone)
-        known_keys(config["data"], ("batch_size", "source"), "data.")
         self.objective = objective
         self.concept: Concept | VisualConcept = build(config["concept"], "concept.")
         self.source = build(config["data"]["source"], "data.source.")
         if not isinstance(self.source, PairsConfig):
             raise InputError("Expected objective=image_pairs with data=pairs, but got other data; set data=pairs.")
+        known_keys(config["data"], ("batch_size", "source"), "data.")
         if not config["pairs"]:
             raise InputError("Expected pairs of images, but none are named; set e.g. pairs=folder pairs.folder=DIR.")
         pairs: PairSource = build(config["pairs"], "pairs.")

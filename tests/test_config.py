@@ -4,18 +4,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 
-from slider_lightning.concepts import Concept
+from slider_lightning.concepts import Concept, VisualConcept
 from slider_lightning.config import CONF, ROOT, build, register_resolvers, run_id
+from slider_lightning.data import PairsConfig
 from slider_lightning.errors import InputError
+from slider_lightning.objectives import ImagePairObjective
 from tests.conftest import composed
 
 
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+REQUIRED = {"image_pairs": ("concept.name=test", "pairs.folder=DIR")}  # what these experiments leave to their user
 
 
 @pytest.mark.parametrize(
@@ -27,23 +34,39 @@ def test_every_option_of_a_group_fits_its_class(group: str) -> None:
         composed("train", "concept=age", f"{group}={option}", "run=outputs/test")
 
 
+@pytest.mark.parametrize("option", options("pairs"))
+def test_every_source_of_pairs_fits_its_class(option: str) -> None:
+    given = {"folder": ["pairs.folder=DIR"], "sdxl": ["pairs.folder=DIR"], "table": ["pairs.path=CSV"]}
+    given["stylegan"] = ["pairs.channels.layers={4:[847]}"]
+    config = composed("train", "experiment=eye_size", f"pairs={option}", *given.get(option, []), "run=outputs/test")
+    assert config["pairs"]["_target_"]
+
+
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes_and_builds(experiment: str) -> None:
-    config = composed("train", f"experiment={experiment}", "run=outputs/test")
+    config = composed("train", f"experiment={experiment}", "run=outputs/test", *REQUIRED.get(experiment, ()))
     for part in ("concept", "adapter", "objective", "optimizer", "trainer", "strip", "sampler", "evaluation"):
         build(config[part], f"{part}.")
+    pairs = isinstance(build(config["objective"]), ImagePairObjective)
+    assert pairs == isinstance(build(config["data"]["source"]), PairsConfig) == bool(config["pairs"])
 
 
 @pytest.mark.parametrize("name", options("concept"))
 def test_every_concept_builds_and_is_named_after_its_file(name: str) -> None:
-    concept = build(composed("train", f"concept={name}", "run=outputs/test")["concept"])
-    assert isinstance(concept, Concept)
-    assert concept.name == name
+    concept = build({**shipped_concept(name), "name": name})
+    assert isinstance(concept, Concept | VisualConcept)
+    assert shipped_concept(name)["name"] in (name, "???")
+
+
+def shipped_concept(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / "concept" / f"{name}.yaml").read_text())
 
 
 def test_concepts_about_people_preserve_something() -> None:
     for name in options("concept"):
-        concept: Concept = build(composed("train", f"concept={name}", "run=outputs/test")["concept"])
+        concept = build({**shipped_concept(name), "name": name})
+        if isinstance(concept, VisualConcept):
+            continue
         assert concept.preserve or concept.target not in ("a person", "a man", "a woman")
 
 
@@ -104,6 +127,11 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["experiments.tiny_faces.build", "+size.imagesize=128"], "size.imagesize"),
         (["slider_lightning.generate"], "sliders"),
         (["slider_lightning.train", "experiment=age", "objective.eta=-1"], "objective.mode=erase"),
+        (["slider_lightning.train", "experiment=age", "objective=image_pairs"], "data=pairs"),
+        (["slider_lightning.train", "experiment=age", "objective=image_pairs", "data=pairs"], "pairs=folder"),
+        (["slider_lightning.train", "experiment=eye_size", "pairs=folder", "pairs.folder=nowhere"], "nowhere"),
+        (["slider_lightning.train", "experiment=eye_size", "objective=text"], "objective=text"),
+        (["slider_lightning.train", "experiment=eye_size", "objective=image_pairs_text"], "positive and negative"),
         (["slider_lightning.train", "experiment=age", "adapter.layers=everything"], "everything"),
         (["slider_lightning.train", "experiment=age", "model.path=nowhere/at/all"], "nowhere/at/all"),
         (

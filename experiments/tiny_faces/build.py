@@ -1,5 +1,7 @@
 """Rebuild assets/tiny_faces from nothing: `python -m experiments.tiny_faces.build`.
 
+`only=[stylegan]` makes the StyleGAN generator alone, for the world that stands in `out_dir`.
+
 Every stage leaves its result in a folder whose name is a hash of all that it depends on, so a second call goes on where
 the first stopped, and a changed setting rebuilds what depends on it.
 """
@@ -8,7 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +20,10 @@ import torch
 from diffusers import AutoencoderKL
 
 from experiments.tiny_faces import faces, render
-from experiments.tiny_faces.card import write_card
+from experiments.tiny_faces.card import MADE, QUALITY, write_card
 from experiments.tiny_faces.dataset import FaceDataset, rendered_faces
 from experiments.tiny_faces.faces import SCHEMA
+from experiments.tiny_faces.fit import METRICS
 from experiments.tiny_faces.judges.clip import train_clip
 from experiments.tiny_faces.judges.parser import train_parser
 from experiments.tiny_faces.judges.perceptual import train_perceptual
@@ -28,14 +31,18 @@ from experiments.tiny_faces.judges.pool import Pool, rendered_pool
 from experiments.tiny_faces.judges.probe import train_probe
 from experiments.tiny_faces.pipeline import END, build_pipeline, build_tokenizer
 from experiments.tiny_faces.settings import BuildSettings
+from experiments.tiny_faces.stylegan import latent
+from experiments.tiny_faces.stylegan.training import train_stylegan
 from experiments.tiny_faces.unet import train_unet
 from experiments.tiny_faces.vae import train_vae
 from slider_lightning.assets import sha256_file, write_hashes
 from slider_lightning.config import build
 from slider_lightning.entry import entry_point
+from slider_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
 JUDGES = ("probe", "parser", "clip", "perceptual")
+PARTS = ("pipeline", *JUDGES, "stylegan")
 
 
 class WorldBuild:
@@ -122,16 +129,54 @@ class WorldBuild:
 
         return finished(work / "done", make)
 
+    @cached_property
+    def stylegan_folder(self) -> Path:
+        """The trained StyleGAN generator in fp16; it learns from drawn faces alone."""
+        s = self.settings
+        work = self.folder("stylegan", s.stylegan, *drawing_hashes(), sha256_file(str(latent.__file__)))
+        return finished(work / "done", lambda folder: train_stylegan(s.stylegan, folder, work))
+
+    def part(self, name: str) -> Path:
+        """A finished part of the world, trained where it is not there."""
+        if name in JUDGES:
+            return self.judge_folder(name)
+        return self.pipeline_folder if name == "pipeline" else self.stylegan_folder
+
+    def logs(self, parts: Iterable[str]) -> dict[str, Path]:
+        """The metrics files of the trainings that some parts come from, in their order."""
+        s, logs = self.settings, {}
+        for name in parts:
+            if name == "pipeline":
+                logs["vae"] = self.vae_folder.parent / METRICS
+                logs["unet"] = self.pipeline_folder.parent / METRICS
+            elif name == "stylegan":
+                work = self.stylegan_folder.parent
+                logs["stylegan_regression"] = work / "regression" / METRICS
+                if s.stylegan.adversarial_steps:
+                    logs["stylegan_adversarial"] = work / METRICS
+            else:
+                logs[name] = self.judge_folder(name).parent / METRICS
+        return logs
+
     def export(self) -> Path:
-        """Copy everything to `out_dir`, measure it, and write hashes and the model card."""
+        """Copy everything to `out_dir`, or the parts that `only` names; measure it; write hashes and the model card.
+
+        Raises:
+            InputError: if parts are asked for and `out_dir` holds no world.
+        """
         out = Path(self.settings.out_dir)
-        parts = {"pipeline": self.pipeline_folder, **{name: self.judge_folder(name) for name in JUDGES}}
-        for name, folder in parts.items():
+        if self.settings.only and not all((out / name).is_file() for name in (MADE, QUALITY)):
+            raise InputError(
+                f"Expected a built world in {out} to make {', '.join(self.settings.only)} for, but there is none; "
+                "build all of it first, without `only`."
+            )
+        parts = self.settings.only or PARTS
+        for name in parts:
+            folder = self.part(name)
             shutil.rmtree(out / name, ignore_errors=True)
             shutil.copytree(folder, out / name)
             write_hashes(out / name)
-        made_of = {"vae": self.vae_folder, "unet": self.pipeline_folder, **{name: parts[name] for name in JUDGES}}
-        write_card(out, self.settings, {name: folder.parent for name, folder in made_of.items()})
+        write_card(out, self.settings, self.logs(parts))
         return out
 
 

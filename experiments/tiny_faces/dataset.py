@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from rich.progress import track
@@ -48,7 +49,8 @@ def step_rows(seed: int, step: int, batch_size: int, total: int) -> Tensor:
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """A generator whose stream depends on (seed, step) alone."""
-    return torch.Generator().manual_seed((seed << 32) + step)
+    # The CPU generator keeps 32 bits of a seed, so the two are hashed into as many.
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
 
 def rendered_faces(path: Path, n: int, seed: int, size: int) -> FaceDataset:

@@ -78,7 +78,7 @@ class MetricLines(Callback):
 
 
 def adamw_one_cycle(
-    parameters: Iterable[torch.nn.Parameter],
+    parameters: Iterable[torch.nn.Parameter] | list[dict[str, Any]],
     learning_rate: float,
     steps: int,
     weight_decay: float = 1e-2,

@@ -20,8 +20,8 @@ def z_dim() -> int:
 def faces_of(z: Float[Tensor, "n z_dim"]) -> Faces:
     """The faces that z stands for, with the world's distribution when z is standard normal; all are well drawn.
 
-    A uniform quantity is the normal's distribution function of its element, a class the largest of its elements, a
-    phase the angle of two elements: nothing jumps but classes.
+    A uniform quantity is the normal's distribution function of its element, a class the largest of its elements:
+    nothing jumps but classes. Locks and strands of hair always lie alike, since a regression would average phases away.
     """
     return _Reader(z).faces()
 
@@ -47,10 +47,6 @@ class _Reader:
     def classes(self, count: int) -> Tensor:
         return self.normal(count).argmax(1)
 
-    def angle(self, count: int) -> Tensor:
-        sine, cosine = self.normal(2 * count).chunk(2, 1)
-        return torch.atan2(sine, cosine) % (2 * torch.pi)
-
     def faces(self) -> Faces:
         n = len(self.z)
         values = {name: self.uniform(1)[:, 0] for name in CONTINUOUS}
@@ -66,8 +62,6 @@ class _Reader:
         values["hair_color"] = torch.where(grey, HAIR_COLORS.index("grey"), base)
         amount, curl = self.uniform(2).unbind(1)
         (grey_low, grey_high), (curl_low, curl_high) = GREY_BLEND_GAP, CURL_GAP
-        still = torch.zeros(n, 4)
-        phase = self.angle(2)
         return Faces(
             values,
             {
@@ -78,7 +72,7 @@ class _Reader:
                 "clothes": self.uniform(1).expand(n, 3),
                 "shift": (self.uniform(2) * 2 - 1) * _SHIFT,
                 "turn": (self.uniform(1)[:, 0] * 2 - 1) * _TURN,
-                "phase": torch.cat([still[:, :2], phase], 1),
+                "phase": torch.zeros(n, 4),
                 "poor_amount": torch.zeros(n),
                 "poor_shift": torch.zeros(n, 4, 2),
                 "poor_kind": torch.zeros(n, 3),

@@ -32,7 +32,7 @@ class GeneratorSize:
         channels: feature maps at 4, 8, 16, ... pixels; the last is the image's side.
     """
 
-    z_dim: int = 40
+    z_dim: int = 36
     w_dim: int = 128
     mapping_width: int = 256
     mapping_layers: int = 5

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -39,6 +41,7 @@ class StyleGanSettings:
         faces: rendered faces that it learns from.
         steps: optimizer steps of the regression.
         adversarial_steps: optimizer steps against the discriminator.
+        mapping_learning_rate: that of the mapping network, as a share of the others'.
         feature_weight: weight of a pixel of eyes, brows, glasses or mouth in the regression; other pixels weigh 1.
         adversarial_weight: weight of the discriminator's judgement beside the regression loss in the second stage.
         r1_gamma: weight of the gradient penalties on rendered and generated faces (R1 and R2).
@@ -50,11 +53,12 @@ class StyleGanSettings:
     channels: tuple[int, ...] = (128, 128, 96, 64, 32)
     faces: int = 24000
     steps: int = 6000
-    adversarial_steps: int = 2000
+    adversarial_steps: int = 1200
     batch_size: int = 32
     learning_rate: float = 3e-3
+    mapping_learning_rate: float = 0.2
     adversarial_learning_rate: float = 5e-4
-    feature_weight: float = 4.0
+    feature_weight: float = 8.0
     adversarial_weight: float = 0.01
     r1_gamma: float = 1.0
     r1_every: int = 8
@@ -115,13 +119,16 @@ class Regression(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         z, images, weights = batch
-        loss = regression_loss(generate(self.generator, z, self.settings, "random"), images, weights)
+        with step_noise(self.settings.seed, self.global_step):
+            generated = generate(self.generator, z, self.settings, "random")
+        loss = regression_loss(generated, images, weights)
         self.log("train/regression", loss, prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         s = self.settings
-        return adamw_one_cycle(self.parameters(), s.learning_rate, s.steps, weight_decay=1e-4)
+        groups = parameter_groups(self.generator, s, s.learning_rate)
+        return adamw_one_cycle(groups, s.learning_rate, s.steps, weight_decay=1e-4)
 
 
 class Adversarial(lightning.LightningModule):
@@ -143,7 +150,8 @@ class Adversarial(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         s, (z, images, weights) = self.settings, batch
-        fake = generate(self.generator, z, s, "random")
+        with step_noise(s.seed + 1, self.global_step):
+            fake = generate(self.generator, z, s, "random")
         fixed = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         judge = self.judged
         with torch.no_grad():
@@ -175,16 +183,38 @@ class Adversarial(lightning.LightningModule):
         (gradient,) = torch.autograd.grad(self.discriminator(images).sum(), images, create_graph=True)
         return gradient.square().sum((1, 2, 3)).mean()
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Averages the generator."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, then averages the generator: on_train_batch_end comes after the checkpoint of the step is written."""
+        super().optimizer_step(*args, **kwargs)
+        self.average()
+
+    def average(self) -> None:
+        """Moves the averaged weights towards the generator's."""
         with torch.no_grad():
             for mean, now in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
                 mean.lerp_(now, 1 - self.settings.ema)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         s = self.settings
-        parameters = [*self.generator.parameters(), *self.discriminator.parameters()]
-        return adamw_one_cycle(parameters, s.adversarial_learning_rate, s.adversarial_steps, weight_decay=1e-4)
+        rate = s.adversarial_learning_rate
+        groups = [*parameter_groups(self.generator, s, rate), {"params": list(self.discriminator.parameters())}]
+        return adamw_one_cycle(groups, rate, s.adversarial_steps, weight_decay=1e-4)
+
+
+def parameter_groups(generator: Generator, settings: StyleGanSettings, learning_rate: float) -> list[dict[str, Any]]:
+    """The generator's parameters with their learning rates: the mapping network's is lower, as in StyleGAN."""
+    return [
+        {"params": list(generator.synthesis.parameters()), "lr": learning_rate},
+        {"params": list(generator.mapping.parameters()), "lr": learning_rate * settings.mapping_learning_rate},
+    ]
+
+
+@contextmanager
+def step_noise(seed: int, step: int) -> Iterator[None]:
+    """The noise of a step as a function of (seed, step): a resumed training then equals an uninterrupted one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(step_generator(seed, step).get_state())
+        yield
 
 
 def generate(
@@ -251,6 +281,6 @@ def load_generator(folder: str | Path) -> Generator:
     try:
         generator = Generator(GeneratorSize(**json.loads((folder / CONFIG).read_text())))
         generator.load_state_dict({name: t.float() for name, t in load_file(folder / WEIGHTS).items()})
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"Expected a generator in {folder}, but it is another ({error}); rebuild it.") from error
     return generator.eval().requires_grad_(False)
