@@ -138,12 +138,12 @@ class PairAssembly(Assembly):
         known_keys(config["data"], ("batch_size", "source"), "data.")
         if not config["pairs"]:
             raise InputError("Expected pairs of images, but none are named; set e.g. pairs=folder pairs.folder=DIR.")
-        pairs: PairSource = build(config["pairs"], "pairs.")
-        self.twins: tuple[Twins, ...] = pairs.twins(Path(config["paths"]["outputs"]) / "pairs")
-        check_twins(self.twins)
         text = None
         if objective.text is not None:
             text = ConceptEmbeds.encode(backbone, in_words(self.concept, "objective.text"))
+        pairs: PairSource = build(config["pairs"], "pairs.")
+        self.twins: tuple[Twins, ...] = pairs.twins(Path(config["paths"]["outputs"]) / "pairs")
+        check_twins(self.twins)
         prompt = objective.prompt
         unconditional = backbone.encode_negative_prompt(None) if prompt is None else backbone.encode_prompts([prompt])
         self.embeds = PairEmbeds(unconditional, text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from slider_lightning.errors import InputError
 from slider_lightning.objectives.text import TextObjective
@@ -62,8 +63,10 @@ def difference_weights(
         blur: deviation in latent pixels of the Gaussian that spreads the difference; 0 spreads nothing.
     """
     difference = (low - high).float().square().sum(1, keepdim=True).sqrt()
-    if blur > 0:
-        difference = _blurred(difference, blur)
+    # Reflection at the border needs a kernel that reaches less far than the image.
+    reach = min(math.ceil(3 * blur), *(side - 1 for side in difference.shape[2:]))
+    if reach > 0:
+        difference = gaussian_blur(difference, [2 * reach + 1] * 2, [blur] * 2)
     largest = difference.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     weights = floor + (1 - floor) * difference / largest
     return weights / weights.mean((2, 3), keepdim=True)
@@ -137,12 +140,3 @@ class ImagePairObjective:
     anchor: bool = False
     mask: DifferenceMask | None = None
     text: TextGuidance | None = None
-
-
-def _blurred(images: Float[Tensor, "n 1 h w"], sigma: float) -> Float[Tensor, "n 1 h w"]:
-    reach = max(1, round(3 * sigma))
-    axis = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (axis / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    images = F.conv2d(F.pad(images, (reach, reach, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
-    return F.conv2d(F.pad(images, (0, 0, reach, reach), mode="replicate"), kernel.view(1, 1, -1, 1))
