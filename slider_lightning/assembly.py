@@ -24,16 +24,17 @@ from slider_lightning.data import (
     TeacherConfig,
     TeacherDataModule,
 )
-from slider_lightning.data.pairs import Twins, check_twins
+from slider_lightning.data.pairs import Twins, check_twins, twins_digest
 from slider_lightning.errors import InputError
 from slider_lightning.objectives import ImagePairObjective, TextObjective
 from slider_lightning.training import OptimizerConfig, PairEmbeds, PairSliderModule, SliderModule, TextSliderModule
 
 Progress = Callable[[int, int], None]
+PAIRS_DIGEST = "pairs_sha256"  # in a run's config: the images decide its result as much as their place does
 
 
 class Assembly(ABC):
-    """One training, put together in the order that memory wants: prompts first, then the slider, then the data.
+    """One training, put together in the order that memory wants: prompts first, then images, slider and data.
 
     Args:
         config: the plain, checked config of conf/train.yaml.
@@ -51,6 +52,18 @@ class Assembly(ABC):
         self.backbone = backbone
         self.adapter = build(config["adapter"], "adapter.")
         self.optimizer: OptimizerConfig = build(config["optimizer"], "optimizer.")
+
+    @abstractmethod
+    def gather(self) -> None:
+        """Reads or draws the images that it needs, and checks them; the text encoders may be gone by then.
+
+        Raises:
+            InputError: if images are missing, damaged or no pairs.
+        """
+
+    def identity(self) -> dict[str, str]:
+        """What decides the result beside the config, known after `gather`."""
+        return {}
 
     @abstractmethod
     def module(self, bank: SliderBank) -> SliderModule:
@@ -98,6 +111,9 @@ class TextAssembly(Assembly):
         self.scale_range: ScaleRange = build(config["data"]["scale_range"], "data.scale_range.")
         self.embeds = ConceptEmbeds.encode(backbone, self.concept, objective.contrasts)
 
+    def gather(self) -> None:
+        """Nothing: the states follow from the config."""
+
     def module(self, bank: SliderBank) -> SliderModule:
         """A step of eq. 3 and 4."""
         return TextSliderModule(self.backbone, bank, self.embeds.target, self.objective, self.optimizer)
@@ -126,6 +142,8 @@ class TextAssembly(Assembly):
 class PairAssembly(Assembly):
     """Eq. 6 on twins (`data=pairs`), from whatever `pairs=` names."""
 
+    twins: tuple[Twins, ...]
+
     preparation = "encoding images"
 
     def __init__(self, config: Mapping[str, Any], backbone: Backbone, objective: ImagePairObjective) -> None:
@@ -134,19 +152,30 @@ class PairAssembly(Assembly):
         self.concept: Concept | VisualConcept = build(config["concept"], "concept.")
         self.source = build(config["data"]["source"], "data.source.")
         if not isinstance(self.source, PairsConfig):
-            raise InputError("Expected objective=image_pairs with data=pairs, but got other data; set data=pairs.")
+            raise InputError(
+                "Expected objective=image_pairs with data=pairs, but got other data; start from experiment=image_pairs."
+            )
         known_keys(config["data"], ("batch_size", "source"), "data.")
         if not config["pairs"]:
-            raise InputError("Expected pairs of images, but none are named; set e.g. pairs=folder pairs.folder=DIR.")
+            raise InputError(
+                "Expected pairs of images, but none are named; start from experiment=image_pairs, or set pairs=folder "
+                "pairs.folder=DIR."
+            )
         text = None
         if objective.text is not None:
             text = ConceptEmbeds.encode(backbone, in_words(self.concept, "objective.text"))
-        pairs: PairSource = build(config["pairs"], "pairs.")
-        self.twins: tuple[Twins, ...] = pairs.twins(Path(config["paths"]["outputs"]) / "pairs")
-        check_twins(self.twins)
         prompt = objective.prompt
         unconditional = backbone.encode_negative_prompt(None) if prompt is None else backbone.encode_prompts([prompt])
         self.embeds = PairEmbeds(unconditional, text)
+
+    def gather(self) -> None:
+        """Reads or draws the twins."""
+        self.twins = read_twins(self.config)
+        check_twins(self.twins, self.source.background)
+
+    def identity(self) -> dict[str, str]:
+        """The images' hash."""
+        return {PAIRS_DIGEST: twins_digest(self.twins)}
 
     def module(self, bank: SliderBank) -> SliderModule:
         """A step of eq. 6."""
@@ -187,6 +216,25 @@ def assemble(config: Mapping[str, Any], backbone: Backbone) -> Assembly:
     if isinstance(objective, ImagePairObjective):
         return PairAssembly(config, backbone, objective)
     return TextAssembly(config, backbone, objective)
+
+
+def read_twins(config: Mapping[str, Any]) -> tuple[Twins, ...]:
+    """The images that a config's `pairs` names, drawn first where it draws them.
+
+    Raises:
+        InputError: if they are missing or do not belong together.
+    """
+    source: PairSource = build(config["pairs"], "pairs.")
+    return source.twins(Path(config["paths"]["outputs"]) / "pairs")
+
+
+def data_identity(config: Mapping[str, Any]) -> dict[str, str]:
+    """What decides a run beside its config; nothing for text sliders, whose data follow from the config.
+
+    Raises:
+        InputError: as `read_twins`.
+    """
+    return {PAIRS_DIGEST: twins_digest(read_twins(config))} if config["pairs"] else {}
 
 
 def in_words(concept: Concept | VisualConcept, asked_by: str) -> Concept:

@@ -43,14 +43,17 @@ def run_id(*names: str, _root_: DictConfig) -> str:
 
 
 def canonical_text(value: Any) -> str:
-    """A plain config as one text: the same for equal configs on every machine, wherever the installation lies."""
+    """A plain config as one text: the same for equal configs on every machine.
+
+    Where the installation and a `cache` lie is left out.
+    """
     return json.dumps(_text_keys(value), sort_keys=True).replace(f"{ROOT}/", "")
 
 
 def _text_keys(value: Any) -> Any:
     """The same value with texts for keys: keys of several types cannot be sorted."""
     if isinstance(value, Mapping):
-        return {str(key): _text_keys(item) for key, item in value.items()}
+        return {str(key): _text_keys(item) for key, item in value.items() if key != "cache"}
     return [_text_keys(item) for item in value] if isinstance(value, list | tuple) else value
 
 

@@ -12,12 +12,13 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from slider_lightning.adapters import SliderBank
-from slider_lightning.assembly import assemble
+from slider_lightning.assembly import PAIRS_DIGEST, assemble, data_identity
 from slider_lightning.assets import locked
 from slider_lightning.backbone import Backbone
 from slider_lightning.config import build, canonical_text, portable_path, typed
 from slider_lightning.data import measured_cost
 from slider_lightning.entry import entry_point
+from slider_lightning.errors import InputError
 from slider_lightning.generation import ProgressCallback, StripConfig, make_strip, save_image
 from slider_lightning.training import (
     JsonLinesLogger,
@@ -34,8 +35,19 @@ logger = logging.getLogger(__name__)
 
 @rank_zero_only
 def prepare_run(run: RunFolder, config: dict[str, Any], resume: bool) -> None:
-    """Write config.yaml, and drop what an earlier run of the same configuration left, unless it is resumed."""
-    if not resume:
+    """Write config.yaml, and drop what an earlier run of the same configuration left, unless it is resumed.
+
+    Raises:
+        InputError: if a run is to be resumed on other images.
+    """
+    if resume and run.config.is_file():
+        began = yaml.safe_load(run.config.read_text()).get(PAIRS_DIGEST)
+        if began != config.get(PAIRS_DIGEST):
+            raise InputError(
+                f"Expected to resume {run.path} on the images it began with, but they have changed; train from the "
+                "beginning with resume=false."
+            )
+    else:
         for leftover in (run.slider, run.metrics, run.summary, run.strip, run.manifest):
             leftover.unlink(missing_ok=True)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -61,6 +73,8 @@ def train(config: dict[str, Any]) -> RunFolder:
     assembly = assemble(config, backbone)
     backbone.encode_prompts([strip.prompt])
     backbone.free_text_encoders()
+    assembly.gather()
+    config = {**config, **assembly.identity()}
     bank = SliderBank(backbone.unet, [assembly.adapter.new_slider(backbone.unet, seed=config["seed"])])
     loggers = [JsonLinesLogger(run.metrics), *([build(config["logger"], "logger.")] if config["logger"] else [])]
     cost, checks = TrainingCost(), TrainingChecks(trainer_config.log_every_n_steps)
@@ -77,7 +91,7 @@ def train(config: dict[str, Any]) -> RunFolder:
         log_to_wandb(run, loggers)
         run.write_manifest(
             seeds={"slider": config["seed"], "data": config["seed"]},
-            assets={portable_path(config["model"]["path"]): backbone.fingerprint},
+            assets={portable_path(config["model"]["path"]): backbone.fingerprint, **assembly.identity()},
             seconds=time.perf_counter() - started,
             device=str(backbone.device),
         )
@@ -102,7 +116,8 @@ def ensure_trained(config: dict[str, Any]) -> RunFolder:
 
 
 def _found_or_trained(run: RunFolder, config: dict[str, Any]) -> RunFolder:
-    same = run.config.is_file() and deciding(yaml.safe_load(run.config.read_text())) == deciding(config)
+    wanted = deciding({**config, **data_identity(config)})
+    same = run.config.is_file() and deciding(yaml.safe_load(run.config.read_text())) == wanted
     # The manifest is written last.
     if same and run.slider.is_file() and run.manifest.is_file():
         logger.info("Run folder: %s (finished before)", run.path)

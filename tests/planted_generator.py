@@ -1,10 +1,13 @@
 """A generator made by hand, with the official interface, whose style channels do what their names say."""
 
+from weakref import WeakSet
+
 import torch
 from torch import Tensor, nn
 
 from experiments.tiny_faces.pairs import sample_well_drawn
 from experiments.tiny_faces.render import render
+from slider_lightning.data.style_space import StyleSpace
 
 EYES, SMILE, BOTH, GLASSES, NOTHING = range(5)
 FACES = 8
@@ -72,3 +75,14 @@ class PlantedGenerator(nn.Module):
         self.img_resolution, self.img_channels = 64, 3
         self.mapping = PlantedMapping()
         self.synthesis = PlantedSynthesis()
+
+
+OPENED: WeakSet[StyleSpace] = WeakSet()
+"""What `open_planted` opened and somebody still holds."""
+
+
+def open_planted() -> StyleSpace:
+    """What a config builds."""
+    space = StyleSpace(PlantedGenerator(), "planted")
+    OPENED.add(space)
+    return space

@@ -97,7 +97,6 @@ def test_more_faces_are_drawn_where_too_few_of_the_first_are_good() -> None:
         ("glasses", LEVELS, 6, "age, smile, eye_size, brow_shape, face_width, but got 'glasses'"),
         ("eyes", LEVELS, 6, "but got 'eyes'"),
         ("eye_size", {1: 0.9}, 6, "two or more finite, ascending"),
-        ("eye_size", {0: 0.2, 1: 0.9}, 6, "other than 0"),
         ("eye_size", {-1: 0.2, float("inf"): 0.9}, 6, "finite"),
         ("eye_size", {-1: 0.5, 1: 0.5}, 6, "different values"),
         ("eye_size", {-1: 0.2, 1: 1.1}, 6, r"\[0, 1\]"),
@@ -115,9 +114,9 @@ def test_what_cannot_be_drawn_is_refused(
 @pytest.mark.parametrize(
     ("choice", "attribute", "scales"),
     [
-        ("tiny_faces", "eye_size", [-1, 1]),
-        ("eye_size_levels", "eye_size", [-1, -0.5, 0.5, 1]),
-        ("brow_shape", "brow_shape", [-1, 1]),
+        ("tiny_faces", "eye_size", [-0.75, 0.75]),
+        ("eye_size_levels", "eye_size", [-0.75, -0.375, 0.375, 0.75]),
+        ("brow_shape", "brow_shape", [-0.75, 0.75]),
     ],
 )
 def test_shipped_pairs_are_built(tmp_path: Path, choice: str, attribute: str, scales: list[float]) -> None:
@@ -130,9 +129,17 @@ def test_shipped_pairs_are_built(tmp_path: Path, choice: str, attribute: str, sc
     assert [scale for scale, _ in twins[0].images] == scales
 
 
-def test_levels_are_changed_from_the_command_line() -> None:
-    config = composed("paper/table2", "pairs.levels={-1:0.1}", "+pairs.levels={2.5:1}", "pairs.count=4", "out=x")
-    assert build(config["pairs"]) == DrawnPairs("eye_size", {-1: 0.1, 1: 0.9, 2.5: 1}, count=4)
+@pytest.mark.parametrize("choice", ["tiny_faces", "brow_shape"])
+def test_levels_of_the_command_line_replace_the_default_ones(choice: str) -> None:
+    given = (f"pairs={choice}", "pairs.levels={-1:0.2,2.5:0.9}", "pairs.count=4")
+    attribute = "eye_size" if choice == "tiny_faces" else choice
+    for config in (composed("paper/table2", *given, "out=x"), composed("train", "experiment=eye_size", *given)):
+        assert build(config["pairs"]) == DrawnPairs(attribute, {-1: 0.2, 2.5: 0.9}, count=4)
+
+
+def test_no_levels_are_the_default_ones(tmp_path: Path) -> None:
+    written = DrawnPairs("brow_shape", {0.75: 1, -0.75: 0}, count=2)
+    assert DrawnPairs("brow_shape", count=2).twins(tmp_path) == written.twins(tmp_path), "the same files"
 
 
 def test_the_ends_are_the_lowest_and_the_highest_images(tmp_path: Path) -> None:
@@ -156,6 +163,8 @@ def test_ends_take_any_picture_and_average_the_scales(tmp_path: Path) -> None:
             Image.new("RGBA", (20 + number, 30), color).save(path, lossless=True)
         twins.append(Twins(str(number), ((-scale, paths[0]), (scale, paths[1]))))
     ends = pair_ends(twins, tmp_path)
-    assert ends.scales == (-1.5, 1.5)
-    first = Image.open(ends.low / "000.png")
-    assert (first.mode, first.size, first.getpixel((0, 0))) == ("RGB", (20, 30), (255, 255, 255))
+    on_black = pair_ends(twins, tmp_path, "black")
+    for found, colour in ((ends, (255, 255, 255)), (on_black, (0, 0, 0))):
+        assert found.scales == (-1.5, 1.5)
+        first = Image.open(found.low / "000.png")
+        assert (first.mode, first.size, first.getpixel((0, 0))) == ("RGB", (20, 30), colour)

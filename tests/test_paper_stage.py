@@ -1,5 +1,6 @@
 """The paper's tables from training to Markdown, on the smallest settings of the shipped world."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -7,10 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
+from evaluation.baselines.personal import folder_digest
 from evaluation.measurements import read_measurements
+from experiments.paper import table2
 from experiments.paper.protocol import Protocol, TableConcept
-from slider_lightning.config import ROOT
+from slider_lightning.assets import sha256_file
+from slider_lightning.config import CONF, ROOT, plain_config, register_resolvers
 from slider_lightning.errors import InputError
 from tests.conftest import composed
 
@@ -23,11 +29,16 @@ SMALL = (
     "'trainer.max_steps=1','trainer.progress_bar=false']",
 )
 VISUAL = (
+    "protocol.seeds_per_prompt=1",
+    "protocol.slider_scales=[-1,1]",
+    "protocol.baseline_scales=[-1,1]",
     "pairs.count=2",
-    "pairs.levels={-1:0.1}",
-    "training=['trainer.max_steps=3','trainer.progress_bar=false','sampler.num_inference_steps=2','strip.seeds=[0]']",
+    "pairs.levels={-1:0.1,1:0.9}",
+    "training=['data.batch_size=2','trainer.max_steps=1','trainer.progress_bar=false','sampler.num_inference_steps=2',"
+    "'strip.seeds=[0]','strip.scales=[1]']",
     "baselines=[textual_inversion]",
-    "baseline_training=['trainer.max_steps=1','trainer.progress_bar=false','sampler.num_inference_steps=2']",
+    "baseline_training=['personal.batch_size=1','trainer.max_steps=1','trainer.progress_bar=false',"
+    "'sampler.num_inference_steps=2','strip.seeds=[0]']",
 )
 AGE = TableConcept("age", "tiny_faces")
 
@@ -93,17 +104,21 @@ def test_every_table_composes_for_both_models(table: str, model: str) -> None:
 
 @pytest.fixture(scope="module")
 def visual(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished table 2: a slider and one baseline, trained for a few steps on two drawn pairs."""
+    """A folder with a finished table 2: a slider and one baseline, trained for one step on two drawn pairs."""
     folder = tmp_path_factory.mktemp("visual")
-    result = run_table("table2", folder, f"paths.cache={folder / 'cache'}", *VISUAL)
-    assert result.returncode == 0, result.stderr
+    given = [*SMALL, f"paths.outputs={folder}", f"paths.cache={folder / 'cache'}", *VISUAL]
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        # In this process: half of the time of a command is its imports.
+        HydraConfig.instance().set_config(compose("paper/table2", given, return_hydra_config=True))
+        inspect.unwrap(table2.main)(plain_config(compose("paper/table2", given)))
     return folder
 
 
 def test_table_2_trains_slider_and_baseline_on_its_own_pairs(visual: Path) -> None:
     folder = visual / "paper" / "table2-tiny_faces"
     text = (folder / "table2.md").read_text()
-    for words in ("training pairs", "Textual Inversion", "Visual slider", "n = 6", "1.75 (2)"):
+    for words in ("training pairs", "Textual Inversion", "Visual slider", "n = 3", "1.75 (2)"):
         assert words in text
     for table in ("claims", "attributes"):
         assert (folder / f"{table}.md").is_file()
@@ -111,7 +126,17 @@ def test_table_2_trains_slider_and_baseline_on_its_own_pairs(visual: Path) -> No
     found = {name: read_measurements(folder / "measurements" / f"eye_size-{name}.jsonl") for name in methods}
     assert len(found["training_pairs"].rows) == 2
     assert found["textual_inversion"].rows == found["visual_slider"].rows, "paired"
-    assert found["visual_slider"].header.scales == (-2, -1, 0, 1, 2)
+    assert found["visual_slider"].header.scales == (-1, 0, 1)
     run = next((visual / "eye_size").iterdir())
     pairs = yaml.safe_load((run / "config.yaml").read_text())["pairs"]
     assert (pairs["count"], pairs["levels"]) == (2, {-1: 0.1, 1: 0.9})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["seeds"] == {"images": 1000}
+    (ends,) = (visual / "pairs").glob("ends-*")
+    assert manifest["assets"].items() >= {
+        ("visual slider", sha256_file(run / "slider.safetensors")),
+        ("training pairs, lowest level", folder_digest(ends / "low")),
+        ("training pairs, highest level", folder_digest(ends / "high")),
+    }
+    learnt = yaml.safe_load((next((visual / "textual_inversion").iterdir()) / "config.yaml").read_text())
+    assert Path(learnt["images"]) == ends / "high"

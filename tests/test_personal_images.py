@@ -60,7 +60,10 @@ def test_bad_folders_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it holds none"):
         read_training_images(tmp_path, 64)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"broken\.png to be an image"):
+    with pytest.raises(InputError, match=r"broken\.png to be an image.*no format that Pillow knows"):
+        read_training_images(tmp_path, 64)
+    Image.new("F", (64, 64), 0.5).save(tmp_path / "broken.png", format="TIFF")
+    with pytest.raises(InputError, match=r"broken\.png to be an image.*32 bits a channel"):
         read_training_images(tmp_path, 64)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from evaluation.attributes import schema_slices
 from evaluation.judges.panel import Judges
+from evaluation.judges.probe import load_probe
 from evaluation.report import markdown
 from evaluation.style_channels import BestChannels, ChannelRanking, RankingSettings, rank_channels
 from evaluation.style_channels.effects import ChannelAim, best_first, channel_changes, target_column
@@ -25,7 +26,7 @@ from tests.planted_generator import BOTH, EYES, GLASSES, NOTHING, SMILE, Planted
 
 LAYER = "synthesis.layer"
 SETTINGS = RankingSettings(
-    strength=3, screened_faces=3, finalists=5, faces=6, akin={"eye_area": ("eye_size",)}, batch_size=4
+    strength=3, screened_faces=3, finalists=5, faces=6, akin={"eye_area": ("eye_size",)}, batch_size=6
 )
 
 
@@ -51,7 +52,7 @@ def ranking(planted: StyleSpace, judges: Judges, cache: Path) -> ChannelRanking:
 
 def untrained() -> StyleSpace:
     torch.manual_seed(0)
-    size = GeneratorSize(z_dim=4, w_dim=8, mapping_width=8, mapping_layers=2, channels=(4, 4, 4, 4, 4))
+    size = GeneratorSize(z_dim=4, w_dim=8, mapping_width=8, mapping_layers=2, channels=(2, 2, 2, 2, 2))
     return StyleSpace(Generator(size), "untrained")
 
 
@@ -170,7 +171,7 @@ def test_a_second_search_renders_nothing_and_a_killed_one_goes_on(judges: Judges
     space = untrained()
     first = rank_channels(space, judges, "age", settings, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    assert first.screened == 8
+    assert first.screened == 4
     assert rank_channels(untrained(), judges, "age", settings, tmp_path) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == files
     (screened,) = (path for path in files if path.stem == space.layer(4).name)
@@ -276,6 +277,26 @@ def test_what_cannot_be_searched_is_refused(planted: StyleSpace, judges: Judges,
         RankingSettings(strength=0)
     with pytest.raises(InputError, match="charge"):
         ChannelAim("age", judges.classifier.schema, charge=0)
+
+
+class Movable(StyleSpace):
+    """A generator that says that it lies somewhere else."""
+
+    place: torch.device | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.place or super().device
+
+
+def test_judges_go_where_the_generator_is(tmp_path: Path) -> None:
+    classifier = load_probe(ROOT / "assets/tiny_faces/probe", "probe")
+    judges = Judges(clip=None, distance=None, classifier=classifier, parser=None, features=None)
+    space = Movable(PlantedGenerator(), "planted")
+    space.place = torch.device("meta")
+    with pytest.raises(InputError, match="style layer"):
+        rank_channels(space, judges, "age", replace(SETTINGS, layers=("nowhere",)), tmp_path)
+    assert {parameter.device for parameter in classifier.parameters()} == {space.place}
 
 
 def test_the_command_and_the_choice_are_composed() -> None:

@@ -185,7 +185,7 @@ def rank_channels(
     """The channels that move a target most at the least drift of everything else.
 
     Args:
-        space: the generator.
+        space: the generator; the judges are moved to its device.
         judges: who measures; the classifier always does, the parser where there is one, CLIP where the target asks.
         target: see `ChannelAim`.
         settings: of the search.
@@ -197,7 +197,7 @@ def rank_channels(
     if target == EYE_AREA and judges.parser is None:
         raise InputError(f"Expected judges with a parser to find channels for {EYE_AREA}, but these have none.")
     aim = ChannelAim(target, judges.classifier.schema, tuple(settings.akin.get(target, ())), settings.charge)
-    search = _Search(space, FaceReader(judges, clip_texts(target)), aim, settings, cache)
+    search = _Search(space, FaceReader(judges.to(space.device), clip_texts(target)), aim, settings, cache)
     layers = searched_layers(space, settings.layers)
     finalists = search.screen(layers)
     ranked = search.measure(finalists)

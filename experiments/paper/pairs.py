@@ -27,24 +27,25 @@ class PairEnds:
     scales: tuple[float, float]
 
 
-def pair_ends(twins: Sequence[Twins], root: Path) -> PairEnds:
-    """Copies both ends, as RGB images, into folders named after the bytes of their files.
+def pair_ends(twins: Sequence[Twins], root: Path, background: str = "white") -> PairEnds:
+    """Copies both ends, as RGB images, into folders named after the bytes of their files and the background.
 
     Args:
         twins: the pairs, checked.
         root: gets the folders.
+        background: what transparency is laid on.
 
     Raises:
-        InputError: if an image cannot be read or written.
+        InputError: if the background is no colour, or an image cannot be read or written.
     """
     ends = {"low": [some.images[0] for some in twins], "high": [some.images[-1] for some in twins]}
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(background.encode())
     for images in ends.values():
         digest.update("".join(sha256_file(path) for _, path in images).encode())
     folder = root / f"ends-{digest.hexdigest()[:12]}"
     for end, images in ends.items():
         for number, (_, path) in enumerate(images):
             if not (copy := folder / end / f"{number:03d}.png").is_file():
-                save_image(open_picture(path), copy)
+                save_image(open_picture(path, background), copy)
     low, high = (fmean(scale for scale, _ in images) for images in ends.values())
     return PairEnds(folder / "low", folder / "high", (low, high))

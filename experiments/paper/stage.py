@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,11 +86,11 @@ class Stage:
         """The choice of `model=`, e.g. "tiny_faces"."""
         return str(HydraConfig.get().runtime.choices["model"])
 
-    def compose(self, name: str, *overrides: str) -> dict[str, Any]:
-        """The plain, checked config of another command, with this table's model and paths."""
+    def compose(self, name: str, *overrides: str, shared: Sequence[str] = SHARED) -> dict[str, Any]:
+        """The plain, checked config of another command, its sections of `shared` replaced by this table's."""
         config = hydra.compose(name, [f"model={self.model_name}", *overrides])
         with open_dict(config):
-            for section in SHARED:
+            for section in shared:
                 if section in config:
                     config[section] = OmegaConf.create(self.config[section])
         plain = plain_config(config)
@@ -160,8 +160,21 @@ class Stage:
         """Concept to the class attributes that should not flip."""
         return {name: self.concept(name).settings.protected for name in self.protocol.concepts}
 
-    def publish(self, tables: Mapping[str, Table], measurements: Iterable[Measurements]) -> RunFolder:
-        """Writes tables, the measurements they were made from and how they were made, and prints the tables."""
+    def publish(
+        self,
+        tables: Mapping[str, Table],
+        measurements: Iterable[Measurements],
+        seeds: Mapping[str, int] | None = None,
+        assets: Mapping[str, str] | None = None,
+    ) -> RunFolder:
+        """Writes tables, the measurements they were made from and how they were made, and prints the tables.
+
+        Args:
+            tables: by the names of their files.
+            measurements: that they were made from.
+            seeds: by what they draw, beside those of the concepts' images.
+            assets: hashes by name, beside that of the model.
+        """
         run = RunFolder(Path(self.config["out"]))
         shutil.rmtree(run.path / MEASUREMENTS, ignore_errors=True)
         for found in measurements:
@@ -170,9 +183,10 @@ class Stage:
             write_table(run.path, name, table)
             self.console.print(terminal(table))
         run.write_config(yaml.safe_dump(self.config, sort_keys=False))
+        drawn = {f"images of {name}": staged.gallery.prompts.first_seed for name, staged in self._concepts.items()}
         run.write_manifest(
-            seeds={f"images of {name}": staged.gallery.prompts.first_seed for name, staged in self._concepts.items()},
-            assets={portable_path(self.config["model"]["path"]): self.backbone.fingerprint},
+            seeds={**drawn, **(seeds or {})},
+            assets={portable_path(self.config["model"]["path"]): self.backbone.fingerprint, **(assets or {})},
             seconds=time.perf_counter() - self._started,
             device=str(self.backbone.device),
         )

@@ -26,7 +26,8 @@ def transfer_figure(gan: Measurements, slider: Measurements, target: str | None)
     Args:
         gan: of the generator's faces.
         slider: of the slider's images.
-        target: the attribute that should move, drawn in colour; None where there is none.
+        target: the attribute that should move, drawn in colour and left out of r; None where the classifier does not
+            read it.
     """
     reference = effect_rows(gan)
     parts = by_prompts(slider)
@@ -37,10 +38,12 @@ def transfer_figure(gan: Measurements, slider: Measurements, target: str | None)
     for axes, (name, found) in zip(grid.flat, parts.items(), strict=False):
         rows = effect_rows(found)
         _draw(axes, reference.measures(), rows.measures(), target)
-        axes.set_title(f"{name},\nr = {_interval(similarity(reference, rows, pearson))}", fontsize=7.5)
+        likeness = similarity(reference.without(target), rows.without(target), pearson)
+        axes.set_title(f"{name},\nr = {_interval(likeness)}", fontsize=7.5)
     for axes in list(grid.flat)[len(parts) :]:
         axes.set_axis_off()
-    figure.supxlabel("effect of the StyleGAN's move (standard deviations per unit of scale)", fontsize=8)
+    named = "; r: without the target" if target else ""
+    figure.supxlabel(f"effect of the StyleGAN's move (standard deviations per unit of scale{named})", fontsize=8)
     figure.supylabel("effect of the slider", fontsize=8)
     return figure
 

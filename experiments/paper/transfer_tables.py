@@ -24,6 +24,7 @@ from experiments.paper.transfer_vectors import (
 ALL = "all prompts"
 EYE_AREA = "eye area (relative)"
 STATISTICS = {"Pearson": pearson, "Spearman": spearman}
+WHOLE, OTHERS = "all", "without the target"
 
 
 def by_prompts(slider: Measurements) -> dict[str, Measurements]:
@@ -64,20 +65,25 @@ def vector_table(gan: Measurements, slider: Measurements, move: str) -> Table:
 def similarity_table(gan: Measurements, slider: Measurements, target: str | None) -> Table:
     """How the slider's vector correlates with the StyleGAN's, and whether its target rises, for all prompts and each.
 
+    Whether the two correlate is told of the entries without the target's alone: both move the target, by choice.
+
     Args:
         gan: of the generator's faces.
         slider: of the slider's images.
-        target: the classifier's attribute that should move; None where it reads none.
+        target: the classifier's attribute that should move; None where it does not read it.
     """
     reference = effect_rows(gan)
-    columns = [Column("target per unit of scale"), Column("target rises")] if target else []
+    columns = [Column("target per unit of scale", 3), Column("target rises")] if target else []
     for kind in _kinds(target):
-        columns += [*(Column(f"{name}, {kind}") for name in STATISTICS), Column(f"correlates, {kind}")]
+        columns += [Column(f"{name}, {kind}") for name in STATISTICS]
+    columns.append(Column(f"correlates, {OTHERS}"))
     rows = []
     for name, found in by_prompts(slider).items():
         cells = list(_target_cells(found, target)) if target else []
         for kind in _kinds(target):
-            cells += _likeness_cells(*_of_kind(kind, reference, effect_rows(found), target))
+            vectors = _of_kind(kind, reference, effect_rows(found), target)
+            cells += [Cell(similarity(*vectors, statistic)) for statistic in STATISTICS.values()]
+        cells.append(_correlates(*_of_kind(OTHERS, reference, effect_rows(found), target)))
         rows.append(Row(name, tuple(cells)))
     return Table(
         title=f"Likeness of the slider to the StyleGAN's move, on {model_name(slider)}",
@@ -87,19 +93,18 @@ def similarity_table(gan: Measurements, slider: Measurements, target: str | None
         notes=(
             *common_notes({"slider": slider}),
             f"Correlations over the {len(reference.entries)} entries of the effect vectors; their intervals resample "
-            "the StyleGAN's faces and the slider's images, each on its own. The classes of one attribute are entries "
-            "that depend on each other. "
-            + ("Without the target nothing is left that the two share by choice. " if target else "")
-            + "A statement holds where its 95 % interval lies above 0, does not where it lies below, and is undecided "
+            "the StyleGAN's faces and the slider's images, each on its own. " + _target_note(target),
+            "A statement holds where its 95 % interval lies above 0, does not where it lies below, and is undecided "
             "otherwise. 'correlates' is about Pearson's correlation, and is undecided too where p, that of a "
-            f"permutation test over the entries, is {SIGNIFICANT} or more: images do not make up for few attributes.",
-            *([f"Target: {target}."] if target else []),
+            f"permutation test, is {SIGNIFICANT} or more: images do not make up for few attributes. The test permutes "
+            "whole attributes, those of equally many entries among each other, since the classes of one depend on "
+            "each other.",
         ),
     )
 
 
 def similarities(gan: EffectRows, slider: EffectRows, target: str | None) -> dict[str, Measure]:
-    """Correlations of two vectors by name: of all entries first, then without the target's."""
+    """Correlations of two vectors by name: of all entries where the target is among them, then without the target's."""
     return {
         f"{name}, {kind}": similarity(*_of_kind(kind, gan, slider, target), statistic)
         for kind in _kinds(target)
@@ -127,18 +132,26 @@ def _target_cells(measurements: Measurements, target: str) -> tuple[Cell, Cell]:
     return Cell(effect), Cell(text=verdict(effect))
 
 
-def _likeness_cells(gan: EffectRows, slider: EffectRows) -> list[Cell]:
-    figures = [similarity(gan, slider, statistic) for statistic in STATISTICS.values()]
+def _target_note(target: str | None) -> str:
+    if target is None:
+        return "The judges do not read the target: no entry is one that the two share by choice."
+    return (
+        f"Target: {target}. That both move it is by choice, which the correlations of all entries hold; whether the "
+        "two correlate is told without it."
+    )
+
+
+def _correlates(gan: EffectRows, slider: EffectRows) -> Cell:
     p_value = chance(gan, slider)
-    return [*map(Cell, figures), Cell(text=f"{verdict(figures[0], p_value)}, p = {p_value:.4f}")]
+    return Cell(text=f"{verdict(similarity(gan, slider, pearson), p_value)}, p = {p_value:.4f}")
 
 
 def _of_kind(kind: str, gan: EffectRows, slider: EffectRows, target: str | None) -> tuple[EffectRows, EffectRows]:
-    return (gan, slider) if kind == "all" else (gan.without(target), slider.without(target))
+    return (gan, slider) if kind == WHOLE else (gan.without(target), slider.without(target))
 
 
 def _kinds(target: str | None) -> tuple[str, ...]:
-    return ("all", "without the target") if target else ("all",)
+    return (WHOLE, OTHERS) if target else (OTHERS,)
 
 
 def summary(tables: Mapping[str, Mapping[str, Measure]]) -> dict[str, Measure]:

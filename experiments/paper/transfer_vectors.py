@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import rankdata
 from torch import Tensor
 
+from evaluation.attributes import Schema
 from evaluation.measurements import Measurements
 from evaluation.statistics import (
     BOOTSTRAP_SEED,
@@ -45,13 +46,26 @@ class EffectRows:
 
     def without(self, target: str | None) -> EffectRows:
         """The entries of other attributes than the target's, which any two moves of one target share."""
-        name = (target or "").partition("=")[0]
-        kept = [place for place, entry in enumerate(self.entries) if entry.partition("=")[0] != name]
-        return EffectRows(tuple(self.entries[place] for place in kept), self.values[:, kept])
+        kept = others(self.entries, target)
+        return EffectRows(kept, self.values[:, [self.entries.index(entry) for entry in kept]])
 
     def measures(self) -> dict[str, Measure]:
         """The mean of every entry with its interval."""
         return {entry: bootstrap_mean(self.values[:, place]) for place, entry in enumerate(self.entries)}
+
+
+def entries_of(schema: Schema) -> tuple[str, ...]:
+    """The entries of a classifier's effect vectors."""
+    return tuple(label for a in schema for label in (a.labels[1:] if a.width == 2 else a.labels))
+
+
+def others(entries: Sequence[str], target: str | None) -> tuple[str, ...]:
+    """The entries of other attributes than the target's."""
+    return tuple(entry for entry in entries if _attribute(entry) != _attribute(target or ""))
+
+
+def _attribute(entry: str) -> str:
+    return entry.partition("=")[0]
 
 
 def effect_rows(measurements: Measurements) -> EffectRows:
@@ -64,12 +78,8 @@ def effect_rows(measurements: Measurements) -> EffectRows:
     if len(scales) < 2:
         raise InputError(f"Expected images at scales other than 0, but got {list(scales)}; add some.")
     sweep = measurements.sweep()
-    entries: list[str] = []
-    values = []
-    for attribute in sweep.schema:
-        entries += attribute.labels[1:] if attribute.width == 2 else attribute.labels
-        values.append(seed_changes(sweep, attribute.name, -1, 0) / (scales[-1] - scales[0]))
-    return EffectRows(tuple(entries), torch.cat(values, dim=1))
+    values = [seed_changes(sweep, attribute.name, -1, 0) / (scales[-1] - scales[0]) for attribute in sweep.schema]
+    return EffectRows(entries_of(sweep.schema), torch.cat(values, dim=1))
 
 
 def eye_area_effect(measurements: Measurements) -> Measure | None:
@@ -110,17 +120,32 @@ def spearman(first: Float[np.ndarray, "*rows entries"], second: Float[np.ndarray
 
 
 def chance(first: EffectRows, second: EffectRows) -> float:
-    """How often two vectors with these entries correlate as strongly when it is left to chance which entry is which.
+    """How often two vectors correlate as strongly when it is left to chance which attribute is which.
 
     The interval of `similarity` tells what more images could change; two moves that have nothing to do with each other
-    still correlate somewhat, in all images. This is the two-sided permutation test of Pearson's correlation over
-    entries, (1 + count) / (1 + m) of m = 10 000 from a generator with a constant seed.
+    still correlate somewhat, in all images. This is the two-sided permutation test of Pearson's correlation,
+    (1 + count) / (1 + m) of m = 10 000 from a generator with a constant seed. What is permuted is whole attributes:
+    the classes of one depend on each other, so they stay together and in order, and change places with attributes of
+    as many entries only. An attribute whose number of entries no other has stays where it is.
     """
     x, y = (rows.values.double().mean(0).numpy() for rows in (first, second))
-    generator = np.random.default_rng(PERMUTATION_SEED)
-    shuffled = generator.permuted(np.tile(y, (PERMUTATIONS, 1)), axis=1)
+    shuffled = y[_attribute_orders(second.entries)]
     reached = np.abs(pearson(x, shuffled)) >= abs(float(pearson(x, y))) - ROUNDING
     return (1 + int(reached.sum())) / (1 + PERMUTATIONS)
+
+
+def _attribute_orders(entries: Sequence[str]) -> Int[np.ndarray, "permutations entries"]:
+    """Orders of the entries in which attributes of equal width have changed places."""
+    generator = np.random.default_rng(PERMUTATION_SEED)
+    blocks: dict[str, list[int]] = {}
+    for place, entry in enumerate(entries):
+        blocks.setdefault(_attribute(entry), []).append(place)
+    orders = np.tile(np.arange(len(entries)), (PERMUTATIONS, 1))
+    for width in sorted({len(block) for block in blocks.values()}):
+        places = np.array([block for block in blocks.values() if len(block) == width])
+        drawn = generator.permuted(np.tile(np.arange(len(places)), (PERMUTATIONS, 1)), axis=1)
+        orders[:, places.ravel()] = places[drawn].reshape(PERMUTATIONS, -1)
+    return orders
 
 
 def similarity(first: EffectRows, second: EffectRows, statistic: Similarity) -> Measure:

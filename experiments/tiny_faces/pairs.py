@@ -16,6 +16,7 @@ from slider_lightning.data.pairs.sources import Twins, check_scales
 from slider_lightning.errors import InputError
 from slider_lightning.generation import save_image
 
+DEFAULT_LEVELS: Mapping[float, float] = {-0.75: 0.0, 0.75: 1.0}
 CONTINUOUS = tuple(attribute.name for attribute in SCHEMA if attribute.kind == "continuous")
 
 
@@ -43,7 +44,8 @@ class DrawnPairs:
 
     Args:
         attribute: of the world's faces, e.g. "eye_size", which captions never name.
-        levels: slider scale to the attribute's value in [0, 1], two or more, all different.
+        levels: slider scale to the attribute's value in [0, 1], two or more, all different; None means 0 at -0.75 and
+            1 at 0.75.
         count: faces, at least 2.
         seed: the faces are a function of (count, seed).
 
@@ -52,7 +54,7 @@ class DrawnPairs:
     """
 
     attribute: str
-    levels: Mapping[float, float]
+    levels: Mapping[float, float] | None = None
     count: int = 6
     seed: int = 5
 
@@ -61,12 +63,13 @@ class DrawnPairs:
             raise InputError(
                 f"Expected pairs.attribute among {', '.join(CONTINUOUS)}, but got {self.attribute!r}; change it."
             )
-        check_scales(sorted(self.levels), "the scales of pairs.levels")
-        values = list(self.levels.values())
+        levels = self._levels()
+        check_scales(list(levels), "the scales of pairs.levels")
+        values = list(levels.values())
         if len(set(values)) < len(values) or not all(0 <= value <= 1 for value in values):
             raise InputError(
                 f"Expected pairs.levels to map slider scales to different values in [0, 1], but got "
-                f"{dict(self.levels)}; write for instance {{-1: 0.2, 1: 0.9}}."
+                f"{levels}; write for instance {{-1: 0.2, 1: 0.9}}."
             )
         if self.count < 2:
             raise InputError(f"Expected pairs.count to be 2 or more, but got {self.count}; raise it.")
@@ -83,7 +86,7 @@ class DrawnPairs:
         folder = work_dir / f"{self.attribute}-{self._digest()}"
         files = {
             scale: [folder / f"{scale:+g}" / f"{number:02d}.png" for number in range(self.count)]
-            for scale in sorted(self.levels)
+            for scale in self._levels()
         }
         for scale, paths in files.items():
             if not all(path.is_file() for path in paths):
@@ -93,12 +96,15 @@ class DrawnPairs:
             for number in range(self.count)
         )
 
+    def _levels(self) -> dict[float, float]:
+        return dict(sorted((DEFAULT_LEVELS if self.levels is None else self.levels).items()))
+
     def _draw(self, scale: float, paths: list[Path]) -> None:
-        faces = sample_well_drawn(self.count, self.seed).with_values(**{self.attribute: self.levels[scale]})
+        faces = sample_well_drawn(self.count, self.seed).with_values(**{self.attribute: self._levels()[scale]})
         for image, path in zip(images_to_pil(render(faces).images), paths, strict=True):
             save_image(image, path)
 
     def _digest(self) -> str:
         """Equal settings have equal names, in whatever order and type the levels were written."""
-        levels = [(float(scale), float(value)) for scale, value in sorted(self.levels.items())]
+        levels = [(float(scale), float(value)) for scale, value in self._levels().items()]
         return hashlib.sha256(repr((self.attribute, levels, self.count, self.seed)).encode()).hexdigest()[:8]

@@ -57,7 +57,7 @@ class Backbone:
                 f"{self.resolution}; choose {max(1, self.resolution // self.vae_scale_factor) * self.vae_scale_factor}."
             )
         self.sample_forwards = 0
-        self._time_ids: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._time_ids: dict[torch.device, Tensor] = {}
         for module in self._modules():
             module.requires_grad_(False).eval()
 
@@ -128,10 +128,10 @@ class Backbone:
             raise ValueError(f"Expected one prompt embedding per latent, but got {len(embeds)} for {len(latents)}.")
         self.sample_forwards += len(latents)
         prompt_embeds = embeds.prompt_embeds.to(self.dtype)
-        whole = self._add_time_ids(prompt_embeds).expand(len(latents), -1)
+        whole = self._add_time_ids(latents.device).expand(len(latents), -1)
         added_cond_kwargs = {
             "text_embeds": embeds.pooled_prompt_embeds.to(self.dtype),
-            "time_ids": whole if time_ids is None else time_ids.to(prompt_embeds),
+            "time_ids": whole if time_ids is None else time_ids.to(latents.device, torch.float32),
         }
         noise_pred = self.unet(
             latents.to(self.dtype),
@@ -187,13 +187,13 @@ class Backbone:
         mean = torch.tensor(config.latents_mean, device=device).view(1, -1, 1, 1)
         return mean, divisor / torch.tensor(config.latents_std, device=device).view(1, -1, 1, 1)
 
-    def _add_time_ids(self, like: Tensor) -> Float[Tensor, "1 6"]:
+    def _add_time_ids(self, device: torch.device) -> Float[Tensor, "1 6"]:
         """Original size, crop offset, target size: SDXL's micro-conditioning, for an image drawn whole.
 
-        Kept per device and dtype: making it anew would wait for the device at every forward.
+        In fp32, since bf16 would round sizes, and kept per device: making it anew would wait for the device at every
+        forward.
         """
-        key = (like.device, like.dtype)
-        if key not in self._time_ids:
+        if device not in self._time_ids:
             size = [self.resolution, self.resolution]
-            self._time_ids[key] = like.new_tensor([[*size, 0, 0, *size]])
-        return self._time_ids[key]
+            self._time_ids[device] = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=device)
+        return self._time_ids[device]

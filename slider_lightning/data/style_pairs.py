@@ -1,10 +1,11 @@
 """Twins that a StyleGAN draws: the same face with style channels moved to several strengths (REFERENCE.md, 7)."""
 
 import hashlib
+import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +25,8 @@ logger = logging.getLogger(__name__)
 MANIFEST_FILE = "manifest.json"
 # Part of the folder's name, so that images of another layout are never taken for these.
 LAYOUT_VERSION = 1
+DEFAULT_STRENGTHS: Mapping[float, float] = {-2.0: -6.0, -1.0: -3.0, 1.0: 3.0, 2.0: 6.0}
 
-Progress = Callable[[int, int], None]
 WeightedChannel = tuple[StyleChannel, float]
 
 
@@ -74,8 +75,8 @@ class StyleGanPairs:
     Args:
         generator: the StyleGAN.
         channels: what is moved.
-        strengths: slider scale -> move in standard deviations of the channel, times the channel's weight; scale 0 is
-            the image as it is, and no training image.
+        strengths: slider scale -> move in standard deviations of the channel, times the channel's weight; they ascend
+            together. None means `DEFAULT_STRENGTHS`.
         count: images, from seed `seed` on.
         seed: the first one's seed.
         truncation_psi: see `StyleSpace.latents`.
@@ -86,37 +87,29 @@ class StyleGanPairs:
 
     generator: StyleSpace
     channels: ChannelChoice
-    strengths: Mapping[float, float]
+    strengths: Mapping[float, float] | None = None
     count: int = 16
     seed: int = 0
     truncation_psi: float = 0.7
 
     def __post_init__(self) -> None:
-        scales, strengths = tuple(self.strengths), tuple(self.strengths.values())
-        if not all(math.isfinite(number) for number in (*scales, *strengths)):
-            raise InputError(f"Expected pairs.strengths to be numbers, but got {dict(self.strengths)}; change them.")
-        if 0 in scales:
-            raise InputError(
-                "Expected pairs.strengths at slider scales other than 0, but got one at 0; drop it, since scale 0 is "
-                "the frozen model."
-            )
-        if len(scales) < 2 or len(set(strengths)) < len(strengths):
-            raise InputError(
-                f"Expected pairs.strengths at 2 or more slider scales, each with its own strength, but got "
-                f"{dict(self.strengths)}; twins of one strength are the same image."
-            )
+        strength_levels(self.strengths)
         if self.count < 1 or self.seed < 0:
             raise InputError(
                 f"Expected pairs.count of 1 or more and pairs.seed of 0 or more, but got {self.count} and {self.seed}; "
                 f"raise them."
             )
 
-    def twins(self, work_dir: Path, on_progress: Progress | None = None) -> tuple[Twins, ...]:
+    @property
+    def levels(self) -> tuple[tuple[float, float], ...]:
+        """Slider scale and strength of every level, ascending."""
+        return strength_levels(self.strengths)
+
+    def twins(self, work_dir: Path) -> tuple[Twins, ...]:
         """Renders what is not there yet.
 
         Args:
             work_dir: the images lie in `<hash>/<scale>/<seed>.png` below it, with a manifest that tells how.
-            on_progress: called with (images rendered, images to render).
 
         Raises:
             InputError: if a channel does not exist or is chosen twice, or the folder cannot be written.
@@ -125,18 +118,24 @@ class StyleGanPairs:
         depends_on = self._depends_on(moved)
         digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:20]
         folder = Path(work_dir) / digest
-        seeds, levels = range(self.seed, self.seed + self.count), sorted(self.strengths.items())
+        seeds, levels = range(self.seed, self.seed + self.count), self.levels
         with locked(folder, "StyleGAN pairs"):
             done = _read_manifest(folder)
             missing = [s for s in seeds if not all(_is_whole(folder, _file(scale, s), done) for scale, _ in levels)]
-            for number, seed in enumerate(missing):
+            if missing:
+                # A large generator takes minutes for them on a CPU.
+                logger.info(
+                    "Rendering %d images of %s on %s.",
+                    len(missing) * len(levels),
+                    self.generator.name,
+                    self.generator.device,
+                )
+            for seed in missing:
                 for scale, strength in levels:
                     ws = self.generator.latents([seed], self.truncation_psi)
                     image = self.generator.render(ws, {channel: strength * weight for channel, weight in moved})
                     done[_file(scale, seed)] = _save(image[0], folder / _file(scale, seed))
                 _write_manifest(folder, {"generator": self.generator.name, **depends_on}, done)
-                if on_progress is not None:
-                    on_progress((number + 1) * len(levels), len(missing) * len(levels))
         return tuple(
             Twins(f"{seed:06d}", tuple((float(scale), folder / _file(scale, seed)) for scale, _ in levels))
             for seed in seeds
@@ -156,10 +155,41 @@ class StyleGanPairs:
         return {
             "layout": LAYOUT_VERSION,
             "fingerprint": self.generator.fingerprint,
-            "channels": [[channel.layer, channel.channel, weight] for channel, weight in moved],
-            "strengths": sorted([float(scale), float(strength)] for scale, strength in self.strengths.items()),
+            "channels": sorted([channel.layer, channel.channel, float(weight)] for channel, weight in moved),
+            "strengths": [list(level) for level in self.levels],
             "truncation_psi": float(self.truncation_psi),
         }
+
+
+def strength_levels(strengths: Mapping[float, float] | None) -> tuple[tuple[float, float], ...]:
+    """Slider scale and strength of every level, ascending.
+
+    Args:
+        strengths: as `StyleGanPairs` takes them.
+
+    Raises:
+        InputError: if they are no numbers, fewer than 2, one is at scale 0, or they do not ascend with the scales.
+    """
+    chosen = DEFAULT_STRENGTHS if strengths is None else strengths
+    levels = tuple(sorted((float(scale), float(strength)) for scale, strength in chosen.items()))
+    if not all(math.isfinite(number) for level in levels for number in level):
+        raise InputError(f"Expected pairs.strengths to be numbers, but got {dict(chosen)}; change them.")
+    if 0 in chosen:
+        raise InputError(
+            "Expected pairs.strengths at slider scales other than 0, but got one at 0; drop it, since scale 0 is "
+            "the frozen model."
+        )
+    if len(levels) < 2:
+        raise InputError(
+            f"Expected pairs.strengths at 2 or more slider scales, but got {dict(chosen)}; name more of them."
+        )
+    for (low, lower), (high, higher) in itertools.pairwise(levels):
+        if not lower < higher:
+            raise InputError(
+                f"Expected pairs.strengths to ascend with the slider scales, but got {lower:g} at scale {low:g} and "
+                f"{higher:g} at scale {high:g}; give the channel a negative weight to turn it round."
+            )
+    return levels
 
 
 def _file(scale: float, seed: int) -> str:

@@ -6,6 +6,7 @@ of either is run unless the user says that both are trusted.
 
 import importlib
 import logging
+import os
 import pickle as pickle_module
 import pickletools
 import sys
@@ -59,7 +60,8 @@ def open_stylegan(
             NVlabs/stylegan2-ada-pytorch.
         trust_pickle: allows running the code that both hold; without it nothing of them is run.
         name: what records call the generator; the file's name by default.
-        device: "auto" for a GPU where there is one, or torch's name of a device.
+        device: "auto" for a GPU where there is one, for each process of a training its own; or torch's name of a
+            device.
 
     Raises:
         InputError: if the file or the checkout is not what it should be, or `trust_pickle` is false.
@@ -75,7 +77,7 @@ def open_stylegan(
     logger.warning("Opening %s runs %s.", path.name, runs)
     generator = _load(path, checkout)
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = own_device(torch.cuda.device_count() if torch.cuda.is_available() else 0, os.environ)
     if device == "cpu":
         _compute_in_fp32(generator)
     try:
@@ -86,6 +88,23 @@ def open_stylegan(
             f"Expected {path.name} to draw an image on device {device!r}, but got: {reason}; on a GPU the official "
             f"code needs the CUDA toolkit and ninja, device=cpu does not."
         ) from error
+
+
+def own_device(gpus: int, environment: Mapping[str, str]) -> str:
+    """The device of this process, so that the processes of a distributed training do not crowd the first GPU.
+
+    Args:
+        gpus: that this process sees.
+        environment: launchers tell a process its number on this machine in LOCAL_RANK.
+
+    Example:
+        >>> own_device(4, {"LOCAL_RANK": "2"}), own_device(1, {"LOCAL_RANK": "2"}), own_device(2, {}), own_device(0, {})
+        ('cuda:2', 'cuda:0', 'cuda', 'cpu')
+    """
+    rank = environment.get("LOCAL_RANK", "")
+    if not gpus:
+        return "cpu"
+    return f"cuda:{int(rank) % gpus}" if rank.isdecimal() else "cuda"
 
 
 def pickle_imports(path: Path) -> tuple[str, ...]:

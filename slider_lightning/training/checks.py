@@ -1,6 +1,7 @@
 """A training that did nothing or harm ends with an error, not with a slider file."""
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from slider_lightning.adapters import SliderBase
+from slider_lightning.data import StepDataModule, measured_cost
 from slider_lightning.errors import InputError
 from slider_lightning.training.slider_module import SliderModule
 
@@ -20,18 +22,19 @@ _CLEARLY = 3.0
 class TrainingChecks(L.Callback):
     """Ends a training whose loss is not finite, whose weights did not move, or whose loss rose.
 
-    Whether it rose is told on the last batches, once with the slider and once without it: the same noise on both sides
-    leaves only what was learned.
+    Whether it rose is told on the last batches of the whole run, once with the slider and once without it: the same
+    noise on both sides leaves only what was learned. A run that was finished before is looked at again.
 
     Args:
         every_n_steps: optimizer steps between two looks at the loss, each of which waits for the device.
         batches: how many of the last batches are compared, at least 2; each costs its rows twice.
     """
 
-    def __init__(self, every_n_steps: int, batches: int = 16) -> None:
+    def __init__(self, every_n_steps: int, batches: int = 8) -> None:
         self._every_n_steps = every_n_steps
-        self._last: deque[Any] = deque(maxlen=batches)
-        self._losses: tuple[float, float] | None = None
+        self._batches = batches
+        self._seen: deque[Any] = deque(maxlen=batches)
+        self._figures: dict[str, float] = {}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -41,11 +44,15 @@ class TrainingChecks(L.Callback):
         Raises:
             InputError: if the loss is not finite.
         """
-        self._last.append(batch)
-        if trainer.global_step % self._every_n_steps == 0 and not bool(outputs["loss"].isfinite()):
+        self._seen.append(batch)
+        if trainer.global_step % self._every_n_steps:
+            return
+        # Of all processes together: one that ended alone would leave the others waiting for it.
+        lost = not bool(outputs["loss"].isfinite())
+        if trainer.strategy.reduce_boolean_decision(lost, all=False):
             raise InputError(
-                f"Expected a finite loss, but at optimizer step {trainer.global_step} it is "
-                f"{float(outputs['loss'])}, so training ends without a slider; lower optimizer.lr."
+                f"Expected a finite loss, but at optimizer step {trainer.global_step} it is none, so training ends "
+                "without a slider; lower optimizer.lr."
             )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -56,24 +63,35 @@ class TrainingChecks(L.Callback):
         """
         assert isinstance(pl_module, SliderModule)
         check_weights(pl_module)
-        if len(self._last) > 1:
-            on, off = self._compare(pl_module)
-            self._losses = (float(on.mean()), float(off.mean()))
-            check_loss(on, off)
+        with measured_cost(pl_module.backbone) as cost:
+            on, off = self._compare(pl_module, self._last_batches(trainer, pl_module))
+        self._figures = {
+            "train/last_loss": float(on.mean()),
+            "train/last_loss_without_slider": float(off.mean()),
+            **cost.summary("checks"),
+        }
+        check_loss(on, off)
 
     def summary(self) -> dict[str, float]:
-        """The mean loss of the last batches with the slider and without it; empty where nothing was trained."""
-        if self._losses is None:
-            return {}
-        return {"train/last_loss": self._losses[0], "train/last_loss_without_slider": self._losses[1]}
+        """The mean loss of the last batches with the slider and without it, and what it cost to know."""
+        return self._figures
+
+    def _last_batches(self, trainer: L.Trainer, module: SliderModule) -> list[Any]:
+        """The last batches of the run: those seen now, and before them those that an earlier process trained on."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, StepDataModule)
+        loader = data.train_dataloader()
+        first = max(0, len(loader) - self._batches)
+        earlier = [loader.batch(step).to(module.device) for step in range(first, len(loader) - len(self._seen))]
+        return [*earlier, *self._seen]
 
     @torch.no_grad()
-    def _compare(self, module: SliderModule) -> tuple[Tensor, Tensor]:
-        """Losses of the last batches of all processes, with the slider and without."""
-        losses = [[module.loss(batch), module.loss(batch, slider_on=False)] for batch in self._last]
+    def _compare(self, module: SliderModule, batches: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Losses of batches of all processes, with the slider and without."""
+        losses = [[module.loss(batch), module.loss(batch, slider_on=False)] for batch in batches]
         gathered = module.all_gather(torch.stack([torch.stack(pair) for pair in losses]))
         assert isinstance(gathered, Tensor)
-        on, off = gathered.reshape(-1, 2).double().cpu().unbind(1)
+        on, off = gathered.reshape(-1, 2).cpu().double().unbind(1)
         return on, off
 
 
@@ -98,9 +116,14 @@ def check_weights(module: SliderModule) -> None:
 
 
 def check_loss(on: Tensor, off: Tensor) -> None:
-    """Raise InputError if the losses with the slider are clearly above those without it, batch by batch."""
+    """Raise InputError if a loss is not finite, or those with the slider are clearly above those without it."""
+    if not bool((on.isfinite() & off.isfinite()).all()):
+        raise InputError(
+            "Expected finite losses at the end of training, but some are not, so no slider was written; lower "
+            "optimizer.lr."
+        )
     rise = on - off
-    error = rise.std() / len(rise) ** 0.5
+    error = rise.std() / len(rise) ** 0.5 if len(rise) > 1 else torch.zeros(())
     if float(rise.mean()) > max(_CLEARLY * float(error), 1e-6 * float(off.mean())):
         raise InputError(
             f"Expected training to lower the loss, but on the last {len(rise)} batches it is {float(on.mean()):.4g} "

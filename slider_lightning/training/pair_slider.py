@@ -55,6 +55,11 @@ class PairSliderModule(SliderModule):
         self.embeds = embeds
         self.objective = objective
 
+    def setup(self, stage: str) -> None:
+        """Moves what Lightning does not know of."""
+        super().setup(stage)
+        self.embeds = replace(self.embeds, prompt=self.embeds.prompt.to(self.backbone.device, self.backbone.dtype))
+
     def loss(self, batch: PairBatch, *, slider_on: bool = True) -> Tensor:
         """The loss of a batch of twins, all rows in one forward."""
         if self.objective.anchor:

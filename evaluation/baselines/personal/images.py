@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from evaluation.grids import GridSpec, PromptSet, base_grid, image_files
 from slider_lightning.assets import sha256_file
 from slider_lightning.backbone import Backbone, SamplerConfig, pil_to_images
+from slider_lightning.data.pairs import open_picture
 from slider_lightning.errors import InputError
 
 # Far from the seeds of evaluations, so that no image is judged that was trained on.
@@ -57,13 +57,13 @@ def read_training_images(folder: str | Path, resolution: int) -> Float[Tensor, "
     """The images of a folder in [0, 1], sorted by name: scaled until the shorter side fits, then cut from the middle.
 
     Args:
-        folder: holds png, jpg or webp files of any size and mode.
+        folder: holds png, jpg or webp files of any size and mode; what is transparent is laid on white.
         resolution: side in pixels.
 
     Raises:
-        InputError: if the folder is missing or empty, or a file is no image.
+        InputError: if the folder is missing or empty, or a file cannot be read as an image.
     """
-    return torch.cat([fit_square(_read_image(path), resolution) for path in image_files(folder)])
+    return torch.cat([fit_square(pil_to_images([open_picture(path)]), resolution) for path in image_files(folder)])
 
 
 def folder_digest(folder: str | Path) -> str:
@@ -108,11 +108,3 @@ def prior_images(
     spec = GridSpec(PromptSet("prior", (prior.prompt,), ("{}",)), prior.num_images, _FIRST_PRIOR_SEED)
     grid = base_grid(cache_dir / "prior", backbone, spec, sampler, batch_size=prior.batch_size, progress=progress)
     return grid.images(0.0)
-
-
-def _read_image(path: Path) -> Float[Tensor, "1 3 height width"]:
-    try:
-        with Image.open(path) as image:
-            return pil_to_images([image])
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"Expected {path} to be an image, but it cannot be read; replace or remove it.") from error

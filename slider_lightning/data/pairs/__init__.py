@@ -2,7 +2,7 @@
 
 from slider_lightning.data.pairs.batches import PairBatch, PairDataModule, PairsConfig
 from slider_lightning.data.pairs.buckets import Placement, bucket_for, buckets, place
-from slider_lightning.data.pairs.latents import LatentTwins, encode_twins
+from slider_lightning.data.pairs.latents import LatentTwins, encode_twins, twins_digest
 from slider_lightning.data.pairs.pictures import PictureError, open_picture
 from slider_lightning.data.pairs.sources import LevelFolder, PairSource, PairTable, Twins, check_twins
 
@@ -23,4 +23,5 @@ __all__ = [
     "encode_twins",
     "open_picture",
     "place",
+    "twins_digest",
 ]

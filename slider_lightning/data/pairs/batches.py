@@ -22,6 +22,7 @@ from slider_lightning.data.steps import Share, StepDataModule, StepLoader
 from slider_lightning.errors import InputError
 from slider_lightning.objectives import DifferenceMask, difference_weights
 
+PREDICTED = ("epsilon", "v_prediction")
 # Keep these draws apart from each other and from those of states where seed and number are the same.
 _BUCKET_STREAM, _LEVEL_STREAM, _TIMESTEP_STREAM, _NOISE_STREAM, _LATENT_STREAM = 11, 12, 13, 14, 15
 
@@ -32,12 +33,12 @@ class PairsConfig:
 
     Args:
         first_timestep: lowest training timestep, 0..999.
-        last_timestep: highest one; above the sampler's start_timestep the slider is off anyway.
+        last_timestep: highest one, or 1000 for all; above the sampler's start_timestep the slider is off anyway.
         sample_latents: draw the latents from the VAE's posterior, the twins alike, instead of taking its mean.
         background: colour that transparent pictures are laid on, any that Pillow knows.
 
     Raises:
-        InputError: unless 0 <= first_timestep <= last_timestep <= 999.
+        InputError: unless 0 <= first_timestep <= last_timestep <= 1000 and first_timestep < 1000.
     """
 
     first_timestep: int = 0
@@ -46,9 +47,9 @@ class PairsConfig:
     background: str = "white"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first_timestep <= self.last_timestep <= 999:
+        if not 0 <= self.first_timestep <= self.last_timestep <= 1000 or self.first_timestep == 1000:
             raise InputError(
-                f"Expected 0 <= data.source.first_timestep <= data.source.last_timestep <= 999, but got "
+                f"Expected 0 <= data.source.first_timestep <= data.source.last_timestep <= 1000, but got "
                 f"{self.first_timestep} and {self.last_timestep}; change them."
             )
 
@@ -126,6 +127,9 @@ class PairLoader(StepLoader[PairBatch]):
         num_steps: batches of a whole run.
         share: this process's part; its rows are pairs.
         seed: of all draws.
+
+    Raises:
+        InputError: if the checkpoint predicts neither noise nor velocity.
     """
 
     def __init__(
@@ -143,6 +147,11 @@ class PairLoader(StepLoader[PairBatch]):
         shapes = sorted({tuple(each.mean.shape[1:]) for each in twins})
         self.buckets = [[each for each in twins if tuple(each.mean.shape[1:]) == shape] for shape in shapes]
         self.scheduler: Any = scheduler
+        if (predicted := self.scheduler.config.prediction_type) not in PREDICTED:
+            raise InputError(
+                f"Expected a model that predicts one of {', '.join(PREDICTED)}, but its scheduler says {predicted!r}; "
+                "train on another checkpoint."
+            )
         self.config = config
         self.mask = mask
         self.share = share
@@ -189,7 +198,8 @@ class PairLoader(StepLoader[PairBatch]):
         generator = np.random.default_rng([self.seed, _TIMESTEP_STREAM, step])
         total = self.share.global_batch
         place = (generator.permutation(total) + generator.random(total)) / total
-        first, last = self.config.first_timestep, self.config.last_timestep
+        first = self.config.first_timestep
+        last = min(self.config.last_timestep, self.scheduler.config.num_train_timesteps - 1)
         return torch.from_numpy(first + (place * (last + 1 - first)).astype(np.int64))[self.share.mine]
 
     def _clean(self, step: int, chosen: Sequence[LatentTwins], levels: Sequence[int]) -> Float[Tensor, "pairs 4 h w"]:

@@ -50,6 +50,12 @@ class LatentTwins:
     time_ids: Float[Tensor, "6"]
 
 
+def twins_digest(twins: Sequence[Twins]) -> str:
+    """SHA-256 of scales and bytes of all images in their order: other pictures at the same place are other pairs."""
+    listed = [[[scale, sha256_file(path)] for scale, path in each.images] for each in twins]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
 def encode_twins(
     backbone: Backbone,
     twins: Sequence[Twins],

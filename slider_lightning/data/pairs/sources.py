@@ -164,8 +164,8 @@ def check_twins(twins: Iterable[Twins], background: str = "white") -> None:
         background: what transparency is laid on.
 
     Raises:
-        InputError: if images cannot be read, differ in size from their twins, or show the same pixels as a twin; one
-            message names them all.
+        InputError: if the background is no colour, or images cannot be read, differ in size from their twins, or show
+            the same pixels as a twin; one message names them all.
     """
     if problems := _picture_problems([[path for _, path in each.images] for each in twins], background):
         _refuse(problems)
@@ -238,15 +238,18 @@ def _is_positive(text: str) -> bool:
         return False
 
 
-def _picture_problems(groups: Iterable[Sequence[Path]], background: str = "white") -> list[str]:
-    """What is wrong with the images of each group of twins."""
+def _picture_problems(groups: Iterable[Sequence[Path]], background: str | None = None) -> list[str]:
+    """What is wrong with the images of each group of twins.
+
+    Twins that show the same pixels are found on a background only: it decides what transparent images show.
+    """
     problems: list[str] = []
     for paths in groups:
         first: tuple[Path, tuple[int, int]] | None = None
         seen: dict[bytes, Path] = {}
         for path in paths:
             try:
-                picture = open_picture(path, background)
+                picture = open_picture(path, "white" if background is None else background)
             except PictureError as error:
                 problems.append(f"{_shown(path)} cannot be read ({error.reason})")
                 continue
@@ -254,6 +257,8 @@ def _picture_problems(groups: Iterable[Sequence[Path]], background: str = "white
             if picture.size != first[1]:
                 sizes = [f"{width} x {height} px" for width, height in (picture.size, first[1])]
                 problems.append(f"{_shown(path)} has {sizes[0]} and its twin {_shown(first[0])} {sizes[1]}")
+                continue
+            if background is None:
                 continue
             twin = seen.setdefault(hashlib.sha256(picture.tobytes()).digest(), path)
             if twin is not path:
