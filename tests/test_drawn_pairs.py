@@ -114,9 +114,9 @@ def test_what_cannot_be_drawn_is_refused(
 @pytest.mark.parametrize(
     ("choice", "attribute", "scales"),
     [
-        ("tiny_faces", "eye_size", [-0.75, 0.75]),
-        ("eye_size_levels", "eye_size", [-0.75, -0.375, 0.375, 0.75]),
-        ("brow_shape", "brow_shape", [-0.75, 0.75]),
+        ("tiny_faces", "eye_size", [-0.65, 0.65]),
+        ("eye_size_levels", "eye_size", [-0.55, -0.275, 0.275, 0.55]),
+        ("brow_shape", "brow_shape", [-0.65, 0.65]),
     ],
 )
 def test_shipped_pairs_are_built(tmp_path: Path, choice: str, attribute: str, scales: list[float]) -> None:
@@ -138,7 +138,7 @@ def test_levels_of_the_command_line_replace_the_default_ones(choice: str) -> Non
 
 
 def test_no_levels_are_the_default_ones(tmp_path: Path) -> None:
-    written = DrawnPairs("brow_shape", {0.75: 1, -0.75: 0}, count=2)
+    written = DrawnPairs("brow_shape", {0.65: 1, -0.65: 0}, count=2)
     assert DrawnPairs("brow_shape", count=2).twins(tmp_path) == written.twins(tmp_path), "the same files"
 
 

@@ -16,7 +16,7 @@ from slider_lightning.data.pairs.sources import Twins, check_scales
 from slider_lightning.errors import InputError
 from slider_lightning.generation import save_image
 
-DEFAULT_LEVELS: Mapping[float, float] = {-0.75: 0.0, 0.75: 1.0}
+DEFAULT_LEVELS: Mapping[float, float] = {-0.65: 0.0, 0.65: 1.0}
 CONTINUOUS = tuple(attribute.name for attribute in SCHEMA if attribute.kind == "continuous")
 
 
@@ -44,8 +44,8 @@ class DrawnPairs:
 
     Args:
         attribute: of the world's faces, e.g. "eye_size", which captions never name.
-        levels: slider scale to the attribute's value in [0, 1], two or more, all different; None means 0 at -0.75 and
-            1 at 0.75.
+        levels: slider scale to the attribute's value in [0, 1], two or more, all different; None means 0 at -0.65 and
+            1 at 0.65.
         count: faces, at least 2.
         seed: the faces are a function of (count, seed).
 

@@ -128,7 +128,7 @@ class Regression(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         s = self.settings
         # The mapping network's rate is lower, as in StyleGAN: else fine parts such as brows drown in its noise.
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": list(self.generator.synthesis.parameters())},
             {"params": list(self.generator.mapping.parameters()), "lr": s.learning_rate * s.mapping_learning_rate},
         ]
