@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from slider_lightning.adapters import AdapterConfig, DenseConfig, SliderBank, SliderMetadata
-from slider_lightning.backbone import load_backbone
+from slider_lightning.backbone import Backbone, load_backbone
 from slider_lightning.concepts import Concept
 from slider_lightning.data import (
     ConceptEmbeds,
@@ -101,6 +101,30 @@ class ShortTraining:
         return {name: tensor.clone() for name, tensor in self.module.bank.state_dict().items()}
 
 
+def parts(
+    data: str,
+    backbone: Backbone,
+    bank: SliderBank,
+    prompts: dict[str, Any],
+    objective: TextObjective,
+    folder: Path,
+    batch_size: int,
+) -> tuple[SliderModule, StepDataModule]:
+    """Module and data of a training on `data`: teacher, rollout or pairs."""
+    optimizer = OptimizerConfig(warmup_steps=2)
+    draws: dict[str, Any] = {"batch_size": batch_size, "seed": 0}
+    if data == "pairs":
+        twins = drawn_twins(folder / "images")
+        states = PairDataModule(backbone, twins, folder / "cache", PairsConfig(), mask=None, **draws)
+        return PairSliderModule(backbone, bank, prompts["pairs"], ImagePairObjective(), optimizer), states
+    embeds: ConceptEmbeds = prompts["text"]
+    module = TextSliderModule(backbone, bank, embeds.target, objective, optimizer)
+    draws["scale_range"] = ScaleRange()
+    if data == "teacher":
+        return module, TeacherDataModule(backbone, embeds, folder / "cache", TeacherConfig(2, ROLLOUT), **draws)
+    return module, RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), **draws)
+
+
 def train(
     pipeline: Path,
     run: RunFolder,
@@ -123,22 +147,8 @@ def train(
     unconditional = backbone.encode_negative_prompt(None)
     backbone.free_text_encoders()
     bank = SliderBank(backbone.unet, [adapter.new_slider(backbone.unet, seed=0)])
-    optimizer = OptimizerConfig(warmup_steps=2)
-    cache = run.path.parent / "cache"
-    draws: dict[str, Any] = {"batch_size": batch_size, "seed": 0}
-    module: SliderModule
-    states: StepDataModule
-    if data == "pairs":
-        module = PairSliderModule(backbone, bank, PairEmbeds(unconditional), ImagePairObjective(), optimizer)
-        twins = drawn_twins(run.path.parent / "images")
-        states = PairDataModule(backbone, twins, cache, PairsConfig(), mask=None, **draws)
-    else:
-        module = TextSliderModule(backbone, bank, embeds.target, objective, optimizer)
-        draws["scale_range"] = ScaleRange()
-        if data == "teacher":
-            states = TeacherDataModule(backbone, embeds, cache, TeacherConfig(2, ROLLOUT), **draws)
-        else:
-            states = RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), **draws)
+    prompts = {"text": embeds, "pairs": PairEmbeds(unconditional)}
+    module, states = parts(data, backbone, bank, prompts, objective, run.path.parent, batch_size)
     cost = TrainingCost()
     metadata = SliderMetadata.of(adapter)
     ends = [end(step) for end, step in ((Kill, kill_at), (Stop, stop_at)) if step is not None]

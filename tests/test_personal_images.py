@@ -12,6 +12,7 @@ from evaluation.baselines.personal.data import ExampleLoader, PersonalImages
 from evaluation.baselines.personal.draws import Examples, ImageSet, draw_examples
 from evaluation.baselines.personal.images import fit_square
 from slider_lightning.backbone import Backbone, SamplerConfig, images_to_pil
+from slider_lightning.data import Share
 from slider_lightning.errors import InputError
 from slider_lightning.generation import generate_images
 from tests.personal_training import random_images, settings
@@ -123,7 +124,7 @@ def test_every_image_is_used_once_an_epoch_and_everything_is_drawn_evenly() -> N
 
 def test_a_loader_goes_on_where_it_was_left() -> None:
     loaders = [
-        ExampleLoader([image_set(3)], num_steps=5, batch_size=2, seed=0, num_train_timesteps=1000) for _ in range(2)
+        ExampleLoader([image_set(3)], num_steps=5, share=Share(2), seed=0, num_train_timesteps=1000) for _ in range(2)
     ]
     batches = list(loaders[0])
     assert len(batches) == len(loaders[0]) == 5

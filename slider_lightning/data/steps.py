@@ -87,7 +87,7 @@ class StepDataModule(L.LightningDataModule, ABC):
 
     def __init__(self, backbone: Backbone, *, batch_size: int, seed: int) -> None:
         super().__init__()
-        for name, value, least in (("data.batch_size", batch_size, 1), ("seed", seed, 0)):
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
                 raise InputError(f"Expected {name} to be {least} or more, but got {value}; raise it.")
         self.backbone = backbone

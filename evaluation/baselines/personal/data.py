@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from evaluation.baselines.personal.draws import Examples, ImageSet, draw_examples
 from slider_lightning.backbone import Backbone
-from slider_lightning.data import Cost, measured_cost
-from slider_lightning.errors import InputError
+from slider_lightning.data import Share, StepDataModule, StepLoader
 
 
 @dataclass(frozen=True)
@@ -69,66 +67,38 @@ class PersonalImages:
         return sets
 
 
-class ExampleLoader:
+class ExampleLoader(StepLoader[PersonalBatch]):
     """The batches of a whole run: a pure function of (seed, step), so a resumed run goes on with the same ones.
 
     Args:
         sets: the concept's images, then the prior's if there are any.
         num_steps: how many batches.
-        batch_size: rows of each set, of this process.
+        share: this process's part; its rows are of each set.
         seed: of all draws.
         num_train_timesteps: of the noise schedule.
-        rank: number of this process.
-        world_size: number of processes.
     """
 
     def __init__(
-        self,
-        sets: Sequence[ImageSet],
-        *,
-        num_steps: int,
-        batch_size: int,
-        seed: int,
-        num_train_timesteps: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, sets: Sequence[ImageSet], *, num_steps: int, share: Share, seed: int, num_train_timesteps: int
     ) -> None:
+        super().__init__(num_steps)
         self.sets = tuple(sets)
-        self.num_steps = num_steps
-        self.rows = range(rank * batch_size, (rank + 1) * batch_size)
-        self.global_batch = batch_size * world_size
+        self.share = share
         self.seed = seed
         self.num_train_timesteps = num_train_timesteps
-        self._next_step = 0
-
-    def __len__(self) -> int:
-        return self.num_steps
-
-    def __iter__(self) -> Iterator[PersonalBatch]:
-        while self._next_step < self.num_steps:
-            self._next_step += 1
-            yield self.batch(self._next_step - 1)
-
-    def state_dict(self) -> dict[str, int]:
-        """The step whose batch comes next."""
-        return {"next_step": self._next_step}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Goes on where `state_dict` was taken."""
-        self._next_step = state_dict["next_step"]
 
     def batch(self, step: int) -> PersonalBatch:
         """The batch of a step, whatever was asked for before."""
         draws = {
             "seed": self.seed,
-            "rows": self.rows,
-            "global_batch": self.global_batch,
+            "rows": range(self.share.global_batch)[self.share.mine],
+            "global_batch": self.share.global_batch,
             "num_train_timesteps": self.num_train_timesteps,
         }
         return PersonalBatch(*(draw_examples(images, step, **draws) for images in self.sets))  # type: ignore[arg-type]
 
 
-class PersonalDataModule(L.LightningDataModule):
+class PersonalDataModule(StepDataModule):
     """Encodes the images once, on the process's device.
 
     Args:
@@ -141,36 +111,17 @@ class PersonalDataModule(L.LightningDataModule):
         InputError: if batch_size is below 1 or the seed below 0.
     """
 
+    sets: list[ImageSet]
+
     def __init__(self, backbone: Backbone, images: PersonalImages, *, batch_size: int, seed: int) -> None:
-        super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-            if value < least:
-                raise InputError(f"Expected {name} to be {least} or more, but got {value}; raise it.")
-        self.backbone = backbone
+        super().__init__(backbone, batch_size=batch_size, seed=seed)
         self.images = images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.sets: list[ImageSet] = []
-        self.cost = Cost()
 
-    def setup(self, stage: str) -> None:
-        """Encodes the images; `cost` then tells what it took."""
-        if not self.sets:
-            assert self.trainer is not None
-            self.backbone.to(self.trainer.strategy.root_device)
-            with measured_cost(self.backbone) as self.cost:
-                self.sets = self.images.encode(self.backbone)
+    def make_ready(self) -> None:
+        """Encodes the images."""
+        self.sets = self.images.encode(self.backbone)
 
-    def train_dataloader(self) -> ExampleLoader:
-        """The batches of the whole run, `max_steps` optimizer steps."""
-        trainer = self.trainer
-        assert trainer is not None
-        return ExampleLoader(
-            self.sets,
-            num_steps=trainer.max_steps * trainer.accumulate_grad_batches,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            num_train_timesteps=self.backbone.scheduler.config.num_train_timesteps,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
+    def loader(self, num_steps: int, share: Share) -> ExampleLoader:
+        """The batches of a run for one process."""
+        steps = self.backbone.scheduler.config.num_train_timesteps
+        return ExampleLoader(self.sets, num_steps=num_steps, share=share, seed=self.seed, num_train_timesteps=steps)
