@@ -61,7 +61,9 @@ def test_the_pairs_are_read_on_the_background_that_the_slider_learns_them_on() -
         learnt_background(table_and_training("visual_experiment=age")[1])
 
 
-@pytest.mark.parametrize(("ends", "expected"), [((-1.0, 1.0), (-2, -1, 1, 2)), ((-1.5, 3.0), (-2, -1.5, -1, 0.5, 1, 2, 3))])
+@pytest.mark.parametrize(
+    ("ends", "expected"), [((-1.0, 1.0), (-2, -1, 1, 2)), ((-1.5, 3.0), (-2, -1.5, -1, 0.5, 1, 2, 3))]
+)
 def test_sliders_have_images_where_pairs_were_trained_and_tables_compare(
     ends: tuple[float, float], expected: tuple[float, ...]
 ) -> None:

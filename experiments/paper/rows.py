@@ -103,7 +103,7 @@ def table2(measurements: Mapping[str, Measurements], scale: float, ends: tuple[f
             PAIRED,
             ENDS.format(low=ends[0], high=ends[1]),
             f"Left out of the change of eye area, because no eye was found: {missing}.",
-            comparability(first, ("parser", "distance", "classifier")),
+            comparability(methods.get(reference, first), ("parser", "distance", "classifier")),
         ),
         published=(TABLE2,),
     )
