@@ -22,7 +22,13 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-REQUIRED = {"image_pairs": ("concept.name=test", "pairs.folder=DIR")}  # what these experiments leave to their user
+# What these experiments leave to their user.
+REQUIRED = {
+    "image_pairs": ("concept.name=test", "pairs.folder=DIR"),
+    "sdxl_image_pairs": ("concept.name=test", "pairs.folder=DIR"),
+    "sdxl_eye_size": ("pairs.folder=DIR",),
+    "sdxl_stylegan": ("pairs.generator.pickle=FILE", "pairs.generator.code=DIR", "pairs.channels.layers={4:[847]}"),
+}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ class Protocol:
         ablated: the concept that table 3 takes apart.
         variants: method to the file in conf/experiment that trains it, for table 3; judged as `ablated` is.
         visual_prompts: file in conf/prompts with the prompts of table 2.
+        visual_experiment: file in conf/experiment that trains table 2's slider, on that table's pairs.
         slider_scales: scales of slider images, without 0.
         baseline_scales: scales of the ablated concept's baseline images, without 0; the largest is what tables compare
             at, and the only one of the other concepts' baselines.
@@ -43,6 +44,7 @@ class Protocol:
     ablated: str
     variants: dict[str, str]
     visual_prompts: str
+    visual_experiment: str = "eye_size"
     slider_scales: tuple[float, ...] = (-2.0, -1.0, 1.0, 2.0)
     baseline_scales: tuple[float, ...] = (-2.0, 2.0)
     seeds_per_prompt: int | None = None
