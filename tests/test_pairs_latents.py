@@ -77,7 +77,7 @@ def test_latents_are_the_posterior_of_each_image(backbone, tmp_path) -> None:
 
 def test_time_ids_of_whole_squares_are_the_backbones(backbone, tmp_path) -> None:
     ((latents,), _) = encoded(backbone, [twins_of(tmp_path, "a")], tmp_path / "cache")
-    assert torch.equal(latents.time_ids, backbone._add_time_ids(torch.zeros(1))[0])
+    assert torch.equal(latents.time_ids, backbone._add_time_ids(backbone.device)[0])
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_faces_of_random_z_have_the_distribution_of_the_worlds_faces() -> None:
     assert set(CONTINUOUS) == continuous
     for name in ("grey_blend", "curl_amount", "shift", "turn"):
         assert kstest(ours.hidden[name].flatten(), worlds.hidden[name].flatten()).statistic < 0.025, name
-    assert kstest(ours.hidden["phase"][:, 2:].flatten() / (2 * torch.pi), "uniform").statistic < 0.02
+    assert not ours.hidden["phase"].any(), "locks of hair always lie alike"
     assert kstest((ours.hidden["color_jitter"][:, :3].flatten() + 1) / 2, "uniform").statistic < 0.02
     clothes = (ours.hidden["clothes"][:, 0] * len(CLOTHES)).long()
     assert (torch.bincount(clothes) / n - 1 / len(CLOTHES)).abs().max() < 0.025

@@ -107,7 +107,11 @@ def test_a_generator_is_measured_against_the_drawn_faces(generator: Generator, j
         "stylegan/rendered",
         "stylegan/reconstructed",
     }
-    for name in ("clip/fid", "clip/kid", "perceptual/fid", "perceptual/kid", "histogram/background"):
+    figures |= {
+        f"stylegan/{key}/histograms": sum(value for name, value in figures.items() if f"{key}/histogram/" in name)
+        for key in ("rendered", "reconstructed", "generated/psi_1")
+    }
+    for name in ("clip/fid", "clip/kid", "perceptual/fid", "perceptual/kid", "histograms"):
         rendered, untrained = (figures[f"stylegan/{key}/{name}"] for key in ("rendered", "generated/psi_1"))
         assert rendered < untrained, name
         assert figures[f"stylegan/reconstructed/{name}"] == rendered, "the VAE here gives back what it gets"
