@@ -14,40 +14,16 @@ from experiments.tiny_faces.stylegan.latent import CONTINUOUS, faces_of, z_dim
 from experiments.tiny_faces.stylegan.networks import (
     Discriminator,
     Generator,
-    GeneratorSize,
     ModulatedConv,
     SynthesisLayer,
 )
-from experiments.tiny_faces.stylegan.training import (
-    StyleGanSettings,
-)
-
-SIZE = GeneratorSize(z_dim=z_dim(), w_dim=16, mapping_width=16, mapping_layers=2, channels=(8, 8, 6))
-SHORT = StyleGanSettings(
-    channels=(8, 8, 8),
-    faces=24,
-    steps=6,
-    adversarial_steps=6,
-    batch_size=4,
-    r1_every=2,
-    ema=0.5,
-)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.small_generator import WORLDS as SIZE
+from tests.small_generator import new_generator, normal
 
 
 @pytest.fixture
 def generator() -> Generator:
-    """An untrained generator of 16 px whose noise can be seen."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        generator = Generator(SIZE).eval().requires_grad_(False)
-    for name, parameter in generator.named_parameters():
-        if name.endswith("noise_strength"):
-            parameter.fill_(0.5)
-    return generator
+    return new_generator(SIZE, noise=0.5).eval().requires_grad_(False)
 
 
 # networks

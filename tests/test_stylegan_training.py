@@ -17,7 +17,6 @@ from experiments.tiny_faces.render import render
 from experiments.tiny_faces.stylegan.latent import faces_of, z_dim
 from experiments.tiny_faces.stylegan.networks import (
     Generator,
-    GeneratorSize,
 )
 from experiments.tiny_faces.stylegan.training import (
     Adversarial,
@@ -32,8 +31,9 @@ from experiments.tiny_faces.stylegan.training import (
 )
 from slider_lightning.assets import write_hashes
 from slider_lightning.errors import InputError
+from tests.small_generator import WORLDS as SIZE
+from tests.small_generator import new_generator, normal
 
-SIZE = GeneratorSize(z_dim=z_dim(), w_dim=16, mapping_width=16, mapping_layers=2, channels=(8, 8, 6))
 SHORT = StyleGanSettings(
     channels=(8, 8, 8),
     faces=24,
@@ -45,23 +45,9 @@ SHORT = StyleGanSettings(
 )
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture
 def generator() -> Generator:
-    """An untrained generator of 16 px whose noise can be seen."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        generator = Generator(SIZE).eval().requires_grad_(False)
-    for name, parameter in generator.named_parameters():
-        if name.endswith("noise_strength"):
-            parameter.fill_(0.5)
-    return generator
-
-
-# networks
+    return new_generator(SIZE, noise=0.5).eval().requires_grad_(False)
 
 
 def test_regression_loss_in_closed_form() -> None:

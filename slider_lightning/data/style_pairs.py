@@ -76,7 +76,7 @@ class StyleGanPairs:
         generator: the StyleGAN.
         channels: what is moved.
         strengths: slider scale -> move in standard deviations of the channel, times the channel's weight; they ascend
-            together. None means `DEFAULT_STRENGTHS`.
+            together. At scale 0 nothing is trained, see `Twins`. None means `DEFAULT_STRENGTHS`.
         count: images, from seed `seed` on.
         seed: the first one's seed.
         truncation_psi: see `StyleSpace.latents`.
@@ -168,17 +168,12 @@ def strength_levels(strengths: Mapping[float, float] | None) -> tuple[tuple[floa
         strengths: as `StyleGanPairs` takes them.
 
     Raises:
-        InputError: if they are no numbers, fewer than 2, one is at scale 0, or they do not ascend with the scales.
+        InputError: if they are no numbers, fewer than 2, or they do not ascend with the scales.
     """
     chosen = DEFAULT_STRENGTHS if strengths is None else strengths
     levels = tuple(sorted((float(scale), float(strength)) for scale, strength in chosen.items()))
     if not all(math.isfinite(number) for level in levels for number in level):
         raise InputError(f"Expected pairs.strengths to be numbers, but got {dict(chosen)}; change them.")
-    if 0 in chosen:
-        raise InputError(
-            "Expected pairs.strengths at slider scales other than 0, but got one at 0; drop it, since scale 0 is "
-            "the frozen model."
-        )
     if len(levels) < 2:
         raise InputError(
             f"Expected pairs.strengths at 2 or more slider scales, but got {dict(chosen)}; name more of them."

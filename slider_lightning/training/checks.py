@@ -62,6 +62,8 @@ class TrainingChecks(L.Callback):
             InputError: if the weights are not finite or change nothing, or the loss rose.
         """
         assert isinstance(pl_module, SliderModule)
+        # Lightning has moved the module to main memory by now; the backbone, no part of it, stayed.
+        pl_module.to(pl_module.backbone.device)
         check_weights(pl_module)
         with measured_cost(pl_module.backbone) as cost:
             on, off = self._compare(pl_module, self._last_batches(trainer, pl_module))

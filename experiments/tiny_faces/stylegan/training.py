@@ -53,7 +53,7 @@ class StyleGanSettings:
     channels: tuple[int, ...] = (128, 128, 96, 64, 32)
     faces: int = 24000
     steps: int = 6000
-    adversarial_steps: int = 1600
+    adversarial_steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 3e-3
     mapping_learning_rate: float = 0.2
