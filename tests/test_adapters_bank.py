@@ -161,8 +161,8 @@ def test_failure_while_folding_restores_every_bit(
 ) -> None:
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     slider, calls = bank.sliders[1], iter(range(5))
-    real = slider.delta_weight
-    monkeypatch.setattr(slider, "delta_weight", lambda path: (next(calls), real(path))[1])
+    real = slider.adapter
+    monkeypatch.setattr(slider, "adapter", lambda path: (next(calls), real(path))[1])
     with pytest.raises(RuntimeError), bank.folded([0.0, 1.0, 0.0]):
         pass
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())

@@ -196,7 +196,9 @@ def test_the_common_start_is_computed_once_and_changes_nothing(
     assert len(calls) == count_unet_calls(backbone, config, rows=6, branches=3, batch_size=batch_size or 6)
 
 
-@pytest.mark.parametrize(("name", "guidance_scale"), [("euler", 3.0), ("ancestral", 1.0), ("dpm", 3.0)])
+@pytest.mark.parametrize(
+    ("name", "guidance_scale"), [("euler", 3.0), ("ddim", 1.0), ("ancestral", 1.0), ("dpm", 3.0), ("heun", 1.0)]
+)
 def test_scales_that_many_rows_share_are_folded_and_give_what_the_hooks_give(
     backbone: Backbone, name: str, guidance_scale: float
 ) -> None:
@@ -273,7 +275,9 @@ def test_rows_that_do_not_match_are_refused(backbone: Backbone) -> None:
         run(backbone, None, None, SamplerConfig(), branches=3)
 
 
-@pytest.mark.parametrize("values", [{"num_inference_steps": 0}, {"guidance_scale": -1.0}, {"start_timestep": 1001}])
+@pytest.mark.parametrize(
+    "values", [{"num_inference_steps": 0}, {"guidance_scale": -1.0}, {"start_timestep": 1001}, {"fold": "often"}]
+)
 def test_a_sampler_out_of_range_is_refused(values: dict) -> None:
     with pytest.raises(InputError, match=next(iter(values))):
         SamplerConfig(**values)

@@ -1,8 +1,7 @@
 """K sliders on one frozen UNet, run under a matrix of scales or folded into its weights."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -13,52 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from slider_lightning.adapters.base import SliderBase, Stack
+from slider_lightning.adapters.plan import Layout, ScalePlan, Term
 from slider_lightning.errors import InputError
-
-
-@dataclass(frozen=True)
-class _Term:
-    """The active sliders of one kind on a layer, and their strengths for every sample (batch, ranks)."""
-
-    kind: type[SliderBase]
-    sliders: tuple[SliderBase, ...]
-    strengths: Tensor
-
-
-class _ScalePlan:
-    """What a scale matrix asks for, worked out before a forward runs, so that none waits for the device.
-
-    Args:
-        sliders: all K sliders.
-        scales: (batch, K), CPU, fp32.
-        groups: the sets of sliders that share a layer, as their column numbers.
-        device: where the strengths are needed.
-    """
-
-    def __init__(
-        self,
-        sliders: Sequence[SliderBase],
-        scales: Tensor,
-        groups: Iterable[tuple[int, ...]],
-        device: torch.device,
-    ) -> None:
-        self.batch = scales.shape[0]
-        self._sliders = sliders
-        self._scales = scales
-        self._device = device
-        active = frozenset((scales != 0).any(dim=0).nonzero().flatten().tolist())
-        self.terms = {group: self._group_terms([k for k in group if k in active]) for group in groups}
-
-    def _group_terms(self, columns: Sequence[int]) -> list[_Term]:
-        """The products to add on a layer that the sliders `columns` adapt, one for each kind of slider."""
-        kinds = dict.fromkeys(type(self._sliders[k]) for k in columns)
-        return [self._term(kind, [k for k in columns if type(self._sliders[k]) is kind]) for kind in kinds]
-
-    def _term(self, kind: type[SliderBase], columns: Sequence[int]) -> _Term:
-        sliders = tuple(self._sliders[k] for k in columns)
-        return _Term(
-            kind, sliders, kind.strengths(sliders, self._scales[:, columns]).to(self._device, non_blocking=True)
-        )
 
 
 class SliderBank(nn.Module):
@@ -66,7 +21,8 @@ class SliderBank(nn.Module):
 
     The bank's parameters are the sliders' and nothing else. Forwards outside `scales` are the bare UNet's.
     Kinds, ranks and layer sets may differ between sliders: on a layer the active ones of a kind run as one stack,
-    low-rank ones as one low-rank product.
+    low-rank ones as one low-rank product. Rows that use other sliders than their neighbours run in groups, each with
+    its own sliders alone, so that K sliders on K groups of rows do the work of K runs.
     Weights are cast to the dtype of the layer's input, the masters stay fp32. The UNet's own gradient
     checkpointing works: a recomputed block sees the scales its first run saw. As a context manager the bank
     takes itself off the UNet at the end.
@@ -92,8 +48,9 @@ class SliderBank(nn.Module):
         self._groups = frozenset(self._holders.values())
         self._checkpointing = [m for m in unet.modules() if hasattr(m, "gradient_checkpointing")]
         self._handles: list[RemovableHandle] = []
-        self._plan: _ScalePlan | None = None
-        self._stacks: dict[tuple[str, type[SliderBase]], tuple[Any, Stack]] = {}
+        self._plan: ScalePlan | None = None
+        self._work = [slider.num_parameters() / len(slider.layer_paths) for slider in sliders]
+        self._stacks: dict[tuple[SliderBase, ...], dict[str, tuple[Any, Stack]]] = {}
         self.attach()
 
     def attach(self) -> None:
@@ -123,8 +80,9 @@ class SliderBank(nn.Module):
     def scales(self, slider_scales: Float[Tensor, "batch sliders"] | Sequence[Sequence[float]]) -> Iterator[None]:
         """Run the forwards inside with row i of `slider_scales` on sample i.
 
-        A column of zeros computes nothing, a matrix of zeros leaves the bare UNet. That is decided here: the
-        forwards inside never wait for the device.
+        A column of zeros computes nothing, a matrix of zeros leaves the bare UNet. Rows of zeros among many others
+        compute nothing either, where leaving them out saves at least a quarter of the work. That is decided here:
+        the forwards inside never wait for the device.
 
         Args:
             slider_scales: (batch, K), one row per sample of every forward inside; finite, 0 is off.
@@ -136,15 +94,19 @@ class SliderBank(nn.Module):
         if not self._handles and self._layers:
             raise RuntimeError("Expected a bank attached to its UNet, but it is detached; call attach().")
         scales = self._checked(slider_scales, "batch x sliders", dims=2)
-        with self._running(self._plan_for(scales) if bool(scales.any()) else None):
+        plan = self._plan_for(scales) if bool(scales.any()) else None
+        if plan is not None:
+            self._stacks = {sliders: kept for sliders, kept in self._stacks.items() if sliders in plan.stacks}
+        with self._running(plan):
             yield
 
     @contextmanager
     def folded(self, row: Float[Tensor, " sliders"] | Sequence[float]) -> Iterator[None]:
         """Fold W = W0 + sum_i scale_i dW_i (eq. 5) into the UNet, and take it out again bit for bit.
 
-        The sum is taken in fp32 and rounded once to the weight's dtype. The originals are kept until the end,
-        which costs the memory of the adapted layers; they come back on exceptions too.
+        The sum is taken in fp32, as one product for all low-rank sliders of a layer, and rounded once to the weight's
+        dtype. The originals are kept until the end, which costs the memory of the adapted layers; they come back on
+        exceptions too.
 
         Args:
             row: (K,), the scales shared by every sample of the forwards inside.
@@ -170,16 +132,17 @@ class SliderBank(nn.Module):
     def _fold_layer(self, path: str, scales: dict[int, float]) -> None:
         weight, sliders = _weight(self._layers[path]), self._slider_list()
         folded = weight.float()
-        for k, scale in scales.items():
-            folded = folded + scale * sliders[k].delta_weight(path).to(weight.device)
+        for kind in dict.fromkeys(type(sliders[k]) for k in scales):
+            columns = [k for k in scales if type(sliders[k]) is kind]
+            folded = kind.add_to_weight(folded, [sliders[k] for k in columns], path, [scales[k] for k in columns])
         weight.copy_(folded)
 
     def _slider_list(self) -> list[SliderBase]:
         return list(self.sliders)  # type: ignore[arg-type]
 
-    def _plan_for(self, scales: Tensor) -> _ScalePlan:
+    def _plan_for(self, scales: Tensor) -> ScalePlan:
         device = _weight(next(iter(self._layers.values()))).device
-        return _ScalePlan(self._slider_list(), scales, self._groups, device)
+        return ScalePlan(self._slider_list(), self._work, scales, self._groups, device)
 
     def _checked(self, scales: Tensor | Sequence[Any], shape: str, dims: int) -> Tensor:
         """Scales as a CPU fp32 tensor of `dims` dimensions with one finite value per slider in the last."""
@@ -207,24 +170,49 @@ class SliderBank(nn.Module):
                 f"Expected one row of slider scales per sample, but the forward has {x.shape[0]} samples and "
                 f"the scales {plan.batch} rows; repeat or cut the rows."
             )
-        for term in plan.terms[self._holders[path]]:
-            delta = self._stacked(path, term, x).delta(layer, x, term.strengths.to(x.device))
-            output = output + delta.to(output.dtype)
-        return output
+        layout = plan.layouts[self._holders[path]]
+        if not layout.groups:
+            return None
+        if len(layout.sizes) == 1:
+            for delta in self._deltas(path, layer, layout.groups[0].terms, x):
+                output = output + delta.to(output.dtype)
+            return output
+        return output + self._delta_of_groups(path, layer, layout, x, output)
 
-    def _stacked(self, path: str, term: _Term, x: Tensor) -> Stack:
+    def _delta_of_groups(self, path: str, layer: nn.Module, layout: Layout, x: Tensor, like: Tensor) -> Tensor:
+        """What the sliders add, each group of rows by itself; shaped as the layer's output `like`, zero elsewhere.
+
+        Rows are cut and put together by `split` and `cat` alone: the gradient of each is one of the other, whereas
+        that of a slice or an index fills a whole batch for every group.
+        """
+        runs = x.split(layout.sizes)
+        deltas: dict[int, Tensor] = {}
+        for group in layout.groups:
+            rows = runs[group.runs[0]] if len(group.runs) == 1 else torch.cat([runs[i] for i in group.runs])
+            first, *others = self._deltas(path, layer, group.terms, rows)
+            delta = sum(others, first).to(like.dtype).split([layout.sizes[i] for i in group.runs])
+            deltas.update(zip(group.runs, delta, strict=True))
+        for i in set(range(len(runs))) - set(deltas):
+            deltas[i] = like.new_zeros(len(runs[i]), *like.shape[1:])
+        return torch.cat([deltas[i] for i in range(len(runs))])
+
+    def _deltas(self, path: str, layer: nn.Module, terms: Sequence[Term], x: Tensor) -> list[Tensor]:
+        return [self._stacked(path, term, x).delta(layer, x, term.strengths.to(x.device)) for term in terms]
+
+    def _stacked(self, path: str, term: Term, x: Tensor) -> Stack:
         """The stacked weights of a term; without gradients they are kept until a master weight changes."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return term.kind.stack(term.sliders, path, x)
         masters = [parameter for slider in term.sliders for parameter in slider.adapter(path).parameters()]
-        state = (term.sliders, x.dtype, x.device, [_state(parameter) for parameter in masters])
-        kept = self._stacks.get((path, term.kind))
+        state = (x.dtype, x.device, [_state(parameter) for parameter in masters])
+        of_layers = self._stacks.setdefault(term.sliders, {})
+        kept = of_layers.get(path)
         if kept is None or kept[0] != state:
-            kept = self._stacks[path, term.kind] = (state, term.kind.stack(term.sliders, path, x))
+            kept = of_layers[path] = (state, term.kind.stack(term.sliders, path, x))
         return kept[1]
 
     @contextmanager
-    def _running(self, plan: _ScalePlan | None) -> Iterator[None]:
+    def _running(self, plan: ScalePlan | None) -> Iterator[None]:
         """Set the plan for the forwards inside, and tie the blocks they checkpoint to it.
 
         A checkpointed block runs again in the backward pass, when this context is left, and must then see the
@@ -244,7 +232,7 @@ class SliderBank(nn.Module):
                 block._gradient_checkpointing_func = original
 
     def _checkpoint(
-        self, plan: _ScalePlan | None, checkpoint: Callable[..., Any], block: Callable[..., Any], *args: Any
+        self, plan: ScalePlan | None, checkpoint: Callable[..., Any], block: Callable[..., Any], *args: Any
     ) -> Any:
         def block_under_plan(*inputs: Any) -> Any:
             with self._running(plan):

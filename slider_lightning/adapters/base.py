@@ -80,6 +80,11 @@ class SliderBase(nn.Module, ABC):
 
     @staticmethod
     @abstractmethod
+    def add_to_weight(weight: Tensor, sliders: Sequence[Any], path: str, scales: Sequence[float]) -> Tensor:
+        """weight + sum_i scale_i dW_i on the layer at `path`, for a weight in fp32."""
+
+    @staticmethod
+    @abstractmethod
     def stack(sliders: Sequence[Any], path: str, like: Tensor) -> Stack:
         """Sliders of this kind on one layer, in the dtype and on the device of `like`."""
 

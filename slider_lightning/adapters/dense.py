@@ -121,6 +121,13 @@ class DenseSlider(SliderBase):
         return {"diff": self.adapter(path).diff}
 
     @staticmethod
+    def add_to_weight(weight: Tensor, sliders: Sequence["DenseSlider"], path: str, scales: Sequence[float]) -> Tensor:
+        """weight + sum_i scale_i D_i."""
+        for slider, scale in zip(sliders, scales, strict=True):
+            weight = torch.add(weight, slider.adapter(path).diff.to(weight.device), alpha=scale)
+        return weight
+
+    @staticmethod
     def stack(sliders: Sequence["DenseSlider"], path: str, like: Tensor) -> StackedDifferences:
         """The differences of `sliders` on one layer, in the dtype and on the device of `like`."""
         return StackedDifferences(tuple(slider.adapter(path).diff.to(like.device, like.dtype) for slider in sliders))

@@ -149,6 +149,14 @@ class Slider(SliderBase):
         }
 
     @staticmethod
+    def add_to_weight(weight: Tensor, sliders: Sequence["Slider"], path: str, scales: Sequence[float]) -> Tensor:
+        """weight + sum_i scale_i * scaling_i * B_i A_i as one product of the summed rank."""
+        stack = Slider.stack(sliders, path, weight)
+        strengths = Slider.strengths(sliders, torch.tensor([scales])).to(weight.device)
+        up = stack.lora_up.flatten(1) * strengths
+        return torch.addmm(weight.flatten(1), up, stack.lora_down.flatten(1)).reshape(weight.shape)
+
+    @staticmethod
     def stack(sliders: Sequence["Slider"], path: str, like: Tensor) -> StackedPairs:
         """The adapters of `sliders` on one layer as one product, in the dtype and on the device of `like`."""
         pairs = [slider.adapter(path) for slider in sliders]

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from diffusers import SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,7 +18,10 @@ from slider_lightning.backbone.prompts import PromptEmbeds
 from slider_lightning.backbone.schedule import fresh_scheduler, takes_generator
 from slider_lightning.errors import InputError
 
-# Rows from which on folding sliders into the weights and out again costs less than their hooks.
+FOLDING = ("exact", "always", "never")
+# Rows of the UNet from which on folding sliders into the weights and out again costs less than their hooks, and rows of
+# a batch below which cutting the batches by column costs more than that.
+_FOLDED_FORWARDS = 8
 _FOLDED_ROWS = 8
 
 
@@ -29,6 +33,10 @@ class SamplerConfig:
         num_inference_steps: steps of the scheduler, at least 1.
         guidance_scale: classifier-free guidance; at 1 or below no unconditional half is computed.
         start_timestep: the slider is off while the timestep is above it, and on from there; 1000 means always on.
+        fold: when scales that rows share are folded into the weights, which costs the same for any number of sliders.
+            "exact": in fp32, where images are the hooks' to rounding, and for enough rows to be faster. "always": in
+            any precision and for any number of rows; half precision rounds W0 + dW to the weight's few digits, which
+            loses the smallest changes and gives slightly other images than the hooks. "never": by hooks alone.
 
     Raises:
         InputError: if a value is out of range.
@@ -37,6 +45,7 @@ class SamplerConfig:
     num_inference_steps: int = 25
     guidance_scale: float = 4.0
     start_timestep: int = 750
+    fold: str = "exact"
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -49,6 +58,8 @@ class SamplerConfig:
             raise InputError(
                 f"Expected start_timestep to lie in 0..1000, but got {self.start_timestep}; 750 is common."
             )
+        if self.fold not in FOLDING:
+            raise InputError(f"Expected fold to be one of {', '.join(FOLDING)}, but got {self.fold!r}; try exact.")
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,42 @@ class _Batch:
     """Rows that pass the UNet together.
 
     Args:
-        rows: their positions.
+        rows: their positions among the rows of their part.
         embeds: both halves of guidance.
-        slider_scales: both halves; None where the slider is off, one row of scales where they are folded.
+        slider_scales: both halves; None where the slider is off or folded.
     """
 
     rows: slice
     embeds: PromptEmbeds
-    slider_scales: Float[Tensor, "rows sliders"] | Float[Tensor, " sliders"] | None
+    slider_scales: Float[Tensor, "rows sliders"] | None
+
+
+@dataclass
+class _Part:
+    """Rows that are finished together, with the state of a scheduler of their own.
+
+    Args:
+        scheduler: the scheduler that takes their steps.
+        latents: where they are.
+        generators: what their `step` draws from; None where it draws nothing or from the global state.
+        on: their batches while the slider is on.
+        folded: the scales that they share and that are folded into the weights; None where hooks run.
+    """
+
+    scheduler: SchedulerMixin
+    latents: Float[Tensor, "rows 4 h w"]
+    generators: list[torch.Generator] | None
+    on: Sequence[_Batch]
+    folded: Float[Tensor, " sliders"] | None
+
+    def model_input(self, timestep: Tensor) -> Tensor:
+        """The latents as the UNet takes them."""
+        return self.scheduler.scale_model_input(self.latents, timestep)
+
+    def step(self, noise_pred: Tensor, timestep: Tensor) -> None:
+        """One step of the scheduler."""
+        drawn = {} if self.generators is None else {"generator": self.generators}
+        self.latents = self.scheduler.step(noise_pred, timestep, self.latents, **drawn, return_dict=False)[0]
 
 
 @torch.no_grad()
@@ -83,8 +122,9 @@ def sample(
 ) -> Float[Tensor, "batch 4 h w"]:
     """Denoise latents; at scale zero the result is that of `StableDiffusionXLPipeline` for the same noise.
 
-    All rows take a step together, so any scheduler keeps its state; the UNet sees them in batches of `batch_size`.
-    Scales that enough rows share are folded into the weights for their batches, which costs less than the hooks.
+    The UNet sees the rows in batches of `batch_size`. While the slider is off all rows take their steps together. Then
+    rows of scales that are folded (see `SamplerConfig.fold`) are finished one after another, so that each is folded
+    once; without folding all rows go on together. Every such part has a scheduler of its own, so any keeps its state.
 
     Args:
         backbone: the frozen model.
@@ -108,20 +148,50 @@ def sample(
     """
     _check_rows(bank, embeds, negative_embeds, noise, slider_scales, branches)
     size = batch_size or len(noise)
+    columns = _columns(backbone, config, slider_scales, branches)
+    parts = [
+        _part(backbone, rows, embeds, negative_embeds, noise, slider_scales, config, columns, size, generators)
+        for rows in (slice(column, None, columns or 1) for column in range(columns or 1))
+    ]
+    timesteps, alike = parts[0].scheduler.timesteps, branches // len(parts)
+    start = len(timesteps) if bank is None else int((timesteps > config.start_timestep).sum())
     off = _batches(embeds[::branches], negative_embeds[::branches], None, size, config)
-    on = _batches(embeds, negative_embeds, slider_scales, size, config, _columns(backbone, slider_scales, branches))
+    for timestep in timesteps[:start]:
+        model_inputs = [part.model_input(timestep) for part in parts]
+        noise_pred = _predict(backbone, bank, model_inputs[0][::alike], timestep, off, config, on_batch)
+        for part in parts:
+            part.step(noise_pred.repeat_interleave(alike, 0), timestep)
+    for part in parts:
+        with nullcontext() if bank is None or part.folded is None else bank.folded(part.folded):
+            for timestep in timesteps[start:]:
+                noise_pred = _predict(backbone, bank, part.model_input(timestep), timestep, part.on, config, on_batch)
+                part.step(noise_pred, timestep)
+    return torch.stack([part.latents for part in parts], dim=1).flatten(0, 1)
+
+
+def _part(
+    backbone: Backbone,
+    rows: slice,
+    embeds: PromptEmbeds,
+    negative_embeds: PromptEmbeds,
+    noise: Tensor,
+    slider_scales: Tensor | None,
+    config: SamplerConfig,
+    columns: int | None,
+    size: int,
+    generators: Sequence[torch.Generator] | None,
+) -> _Part:
+    """The rows at the start, and their batches for the steps while the slider is on."""
     scheduler = fresh_scheduler(backbone.scheduler, config.num_inference_steps)
-    step_kwargs = {"generator": list(generators)} if generators is not None and takes_generator(scheduler) else {}
-    latents = noise.to(backbone.device, torch.float32) * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
-        model_input = scheduler.scale_model_input(latents, timestep)
-        if bank is not None and timestep <= config.start_timestep:
-            noise_pred = _predict(backbone, bank, model_input, timestep, on, config, on_batch)
-        else:
-            noise_pred = _predict(backbone, bank, model_input[::branches], timestep, off, config, on_batch)
-            noise_pred = noise_pred.repeat_interleave(branches, 0)
-        latents = scheduler.step(noise_pred, timestep, latents, **step_kwargs, return_dict=False)[0]
-    return latents
+    scales = None if slider_scales is None else slider_scales[rows]
+    negative_embeds = negative_embeds if len(negative_embeds) == 1 else negative_embeds[rows]
+    return _Part(
+        scheduler,
+        noise[rows].to(backbone.device, torch.float32) * scheduler.init_noise_sigma,
+        list(generators[rows]) if generators is not None and takes_generator(scheduler) else None,
+        _batches(embeds[rows], negative_embeds, scales if columns is None else None, size, config),
+        None if scales is None or columns is None else scales[0],
+    )
 
 
 def count_unet_calls(backbone: Backbone, config: SamplerConfig, rows: int, branches: int, batch_size: int) -> int:
@@ -131,8 +201,8 @@ def count_unet_calls(backbone: Backbone, config: SamplerConfig, rows: int, branc
     """
     timesteps = fresh_scheduler(backbone.scheduler, config.num_inference_steps).timesteps
     on = int((timesteps <= config.start_timestep).sum())
-    columns = branches if _may_fold(backbone, rows, branches) else 1
-    calls_on = len(_slices(rows, batch_size, columns))
+    columns = branches if _may_fold(backbone, config, rows, branches) else 1
+    calls_on = columns * len(_slices(rows // columns, batch_size))
     return on * calls_on + (len(timesteps) - on) * len(_slices(rows // branches, batch_size))
 
 
@@ -163,32 +233,30 @@ def _predict(
 
 
 def _under_scales(bank: SliderBank | None, slider_scales: Tensor | None) -> AbstractContextManager[None]:
-    if bank is None or slider_scales is None:
-        return nullcontext()
-    return bank.folded(slider_scales) if slider_scales.ndim == 1 else bank.scales(slider_scales)
+    return nullcontext() if bank is None or slider_scales is None else bank.scales(slider_scales)
 
 
-def _columns(backbone: Backbone, slider_scales: Float[Tensor, "rows sliders"] | None, branches: int) -> int | None:
-    """`branches` where every branch has scales that all its rows share, and enough rows to fold; else None."""
-    if slider_scales is None or not _may_fold(backbone, len(slider_scales), branches):
+def _columns(
+    backbone: Backbone, config: SamplerConfig, slider_scales: Float[Tensor, "rows sliders"] | None, branches: int
+) -> int | None:
+    """`branches` where the scales of every branch are folded, being shared by all its rows; else None."""
+    if slider_scales is None or not _may_fold(backbone, config, len(slider_scales), branches):
         return None
     shared = slider_scales[:branches].repeat(len(slider_scales) // branches, 1)
     return branches if torch.equal(shared, slider_scales) else None
 
 
-def _may_fold(backbone: Backbone, rows: int, branches: int) -> bool:
-    # Half precision rounds the sum W0 + dW to the weight's few digits: there the two ways give different images.
-    return backbone.dtype == torch.float32 and rows // branches >= _FOLDED_ROWS
+def _may_fold(backbone: Backbone, config: SamplerConfig, rows: int, branches: int) -> bool:
+    if config.fold != "exact":
+        return config.fold == "always"
+    # Cutting the batches by column leaves them emptier where a column has few rows; one column cuts nothing.
+    least = _FOLDED_ROWS if branches > 1 else _FOLDED_FORWARDS / config.num_inference_steps
+    return backbone.dtype == torch.float32 and rows // branches >= least
 
 
-def _slices(rows: int, size: int, columns: int = 1) -> list[slice]:
-    """Positions of the batches; with columns row i belongs to column i % columns, and no batch mixes two."""
-    starts = range(0, rows // columns, size)
-    return [
-        slice(column + start * columns, min((start + size) * columns, rows), columns)
-        for column in range(columns)
-        for start in starts
-    ]
+def _slices(rows: int, size: int) -> list[slice]:
+    """Positions of the batches."""
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _batches(
@@ -197,15 +265,11 @@ def _batches(
     slider_scales: Tensor | None,
     size: int,
     config: SamplerConfig,
-    columns: int | None = None,
 ) -> list[_Batch]:
-    """Cut the rows into UNet calls; with guidance each holds [uncond; cond] and both halves carry the scales.
-
-    With `columns` the scales are those of the column, to be folded.
-    """
+    """Cut the rows into UNet calls; with guidance each holds [uncond; cond] and both halves carry the scales."""
     batches = []
     guided = config.guidance_scale > 1
-    for rows in _slices(len(embeds), size, columns or 1):
+    for rows in _slices(len(embeds), size):
         cond, scales = embeds[rows], None if slider_scales is None else slider_scales[rows]
         if guided:
             negative = (
@@ -213,7 +277,7 @@ def _batches(
             )
             cond = PromptEmbeds.cat([negative, cond])
             scales = None if scales is None else torch.cat([scales, scales])
-        batches.append(_Batch(rows, cond, scales if scales is None or columns is None else scales[0]))
+        batches.append(_Batch(rows, cond, scales))
     return batches
 
 
