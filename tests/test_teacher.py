@@ -1,56 +1,38 @@
-"""The teacher cache, on-policy states and the draws of batches."""
+"""Rollouts and frozen scores, and what the teacher cache shares between concepts."""
 
 import dataclasses
-import json
-import logging
-import resource
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
 
-from slider_lightning.backbone import Backbone, ddim_scheduler, initial_noise, load_backbone
-from slider_lightning.concepts import Concept
+from slider_lightning.backbone import Backbone, ddim_scheduler, initial_noise
 from slider_lightning.data import (
+    CachedStates,
     ConceptEmbeds,
     OnPolicyConfig,
     RolloutConfig,
     ScaleRange,
-    TeacherCache,
     TeacherConfig,
 )
 from slider_lightning.data.states import rollout_noise, rollout_states
 from slider_lightning.errors import InputError
-from tests.teacher_states import assert_equal, predict
-
-CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
-STEPS, PRESERVED = 5, 2
-CONTRASTS = (("a man", "a woman"), ("a face", "no face"), ("glasses", "no glasses"))
-ROLLOUT = RolloutConfig(num_inference_steps=STEPS, guidance_scale=3.0, batch_size=7, seed=3)
-# A state costs c_t, the unconditional half and both poles of every preserved phrase; nothing follows the last one.
-FORWARDS = STEPS * (2 + 2 * PRESERVED) - 1
+from tests.teacher_states import (
+    CONCEPT,
+    CONTRASTS,
+    FORWARDS,
+    PRESERVED,
+    ROLLOUT,
+    STEPS,
+    assert_equal,
+    cache_of,
+    predict,
+    shard_files,
+)
 
 
 @pytest.fixture
 def embeds(backbone: Backbone) -> ConceptEmbeds:
     return ConceptEmbeds.encode(backbone, CONCEPT)
-
-
-def cache_of(root: Path, backbone: Backbone, num_rollouts: int = 3, **settings: object) -> TeacherCache:
-    config = TeacherConfig(num_rollouts, **{"rollout": ROLLOUT, "rollouts_per_shard": 2, **settings})  # type: ignore[arg-type]
-    return TeacherCache(root, backbone, ConceptEmbeds.encode(backbone, CONCEPT), config)
-
-
-def contrast_cache(root: Path, backbone: Backbone, num_rollouts: int = 3, **settings: object) -> TeacherCache:
-    """The same with contrasts."""
-    config = cache_of(root, backbone, num_rollouts, **settings).config
-    return TeacherCache(root, backbone, ConceptEmbeds.encode(backbone, CONCEPT, CONTRASTS), config)
-
-
-def shard_files(cache: TeacherCache) -> list[Path]:
-    return sorted(cache.folder.glob("*.safetensors"))
 
 
 def test_scores_are_the_frozen_models_at_the_states_own_timestep(backbone, embeds) -> None:
@@ -125,187 +107,148 @@ def test_without_guidance_the_rollout_costs_no_unconditional_half(backbone, embe
     assert backbone.sample_forwards - before == STEPS * (1 + 2 * PRESERVED)
 
 
-def test_a_second_use_computes_nothing_and_reads_the_same_bits(backbone, tmp_path) -> None:
-    built = cache_of(tmp_path, backbone).states()
-    assert backbone.sample_forwards == 3 * FORWARDS
-    assert_equal(cache_of(tmp_path, backbone).states(), built)
-    assert backbone.sample_forwards == 3 * FORWARDS
+def test_a_cached_concept_costs_its_rollouts_and_its_prompts(backbone, tmp_path) -> None:
+    states = cache_of(tmp_path, backbone, contrasts=CONTRASTS).states()
+    assert backbone.sample_forwards == 3 * (FORWARDS + STEPS * 2 * len(CONTRASTS))
+    assert len(states) == 3 * STEPS
+    assert states[:].eps_contrast_negative.shape == (3 * STEPS, len(CONTRASTS), 4, 16, 16)
+
+
+def test_the_cache_holds_what_rollouts_and_scores_say(backbone, embeds, tmp_path) -> None:
+    states = cache_of(tmp_path, backbone).states()[:]
+    expected = rollout_states(backbone, embeds, rollout_noise(backbone, 3, [0, 1, 2]), ROLLOUT)
+    for name, tensor in expected.tensors().items():
+        torch.testing.assert_close(getattr(states, name), tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_concepts_share_rollouts_and_the_prompts_they_have_in_common(backbone, tmp_path) -> None:
+    cache_of(tmp_path, backbone).states()
+    before = backbone.sample_forwards
+    concepts = (
+        (dataclasses.replace(CONCEPT, preserve=("woman", "child")), (), 2),
+        (dataclasses.replace(CONCEPT, preserve=()), (), 2),
+        (CONCEPT, CONTRASTS[:1], 2),
+        (dataclasses.replace(CONCEPT, name="youth", positive="a young person", negative="an old person"), (), 0),
+        (dataclasses.replace(CONCEPT, positive="a happy person"), CONTRASTS[:2], 4),
+    )
+    for concept, contrasts, new_prompts in concepts:
+        cache_of(tmp_path, backbone, concept=concept, contrasts=contrasts).states()
+        assert backbone.sample_forwards - before == 3 * STEPS * new_prompts
+        before = backbone.sample_forwards
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_contrasts_are_cached_extended_and_repaired_like_the_rest(backbone, tmp_path, dtype) -> None:
-    cost = FORWARDS + STEPS * 2 * len(CONTRASTS)
-    three = contrast_cache(tmp_path, backbone, 3, dtype=dtype).states()
-    six = contrast_cache(tmp_path, backbone, 6, dtype=dtype).states()
-    assert backbone.sample_forwards == 6 * cost
-    assert six.eps_contrast_negative.shape == (6 * STEPS, len(CONTRASTS), 4, 16, 16)
-    assert_equal(six[: 3 * STEPS], three)
-    shard_files(contrast_cache(tmp_path, backbone, dtype=dtype))[0].unlink()
-    assert_equal(contrast_cache(tmp_path, backbone, 6, dtype=dtype).states(), six)
-    assert backbone.sample_forwards == 8 * cost
-    plain = cache_of(tmp_path, backbone, dtype=dtype).states()
-    assert backbone.sample_forwards == 8 * cost + 3 * FORWARDS, "without contrasts it is another cache"
-    assert plain.eps_contrast_positive.shape == (3 * STEPS, 0, 4, 16, 16)
+def test_a_prompts_scores_are_the_same_bits_whatever_else_is_scored(backbone, tmp_path, dtype) -> None:
+    alone = cache_of(tmp_path / "alone", backbone, contrasts=CONTRASTS[1:2], dtype=dtype).states()[:]
+    cache_of(tmp_path / "later", backbone, dtype=dtype).states()
+    later = cache_of(tmp_path / "later", backbone, contrasts=CONTRASTS, dtype=dtype).states()[:]
+    for name in ("latents", "eps_target", "eps_positive", "eps_negative"):
+        assert torch.equal(getattr(later, name), getattr(alone, name)), name
+    for name in ("eps_contrast_positive", "eps_contrast_negative"):
+        assert torch.equal(getattr(later, name)[:, 1], getattr(alone, name)[:, 0]), name
 
 
-def test_the_key_changes_with_the_contrasts_and_their_order(backbone, tmp_path) -> None:
-    config = TeacherConfig(rollout=ROLLOUT)
-    sets = ((), CONTRASTS[:1], CONTRASTS, CONTRASTS[::-1], tuple(pair[::-1] for pair in CONTRASTS))
-    embeds = [ConceptEmbeds.encode(backbone, CONCEPT, contrasts) for contrasts in sets]
-    assert len({TeacherCache(tmp_path, backbone, each, config).folder for each in embeds}) == len(sets)
+def test_half_precision_scores_are_those_of_the_stored_latents_to_half_a_unit(backbone, tmp_path) -> None:
+    """Rounding to float16 moves a number by 2^-11 of itself at most, below 2^-14 by 2^-25."""
+    states = cache_of(tmp_path, backbone, dtype="float16").states()[:]
+    assert torch.equal(states.latents, states.latents.half().float())
+    for row in range(0, len(states), 4):
+        latents, timestep = states.latents[row], int(states.timestep[row])
+        scores = {"a person": states.eps_target[row], "an old person, woman": states.eps_positive[row, 1]}
+        for prompt, score in scores.items():
+            exact = predict(backbone, latents, timestep, prompt)
+            # The last term is what float32 forwards of other batches differ by.
+            assert ((score - exact).abs() <= exact.abs() * 2**-11 + 2**-25 + 1e-5).all()
 
 
-def test_more_rollouts_extend_and_fewer_use_a_part(backbone, tmp_path) -> None:
-    three = cache_of(tmp_path, backbone, 3).states()
-    six = cache_of(tmp_path, backbone, 6).states()
-    assert backbone.sample_forwards == 6 * FORWARDS
-    assert len(six) == 6 * STEPS
-    assert_equal(six[: 3 * STEPS], three)
-    assert_equal(cache_of(tmp_path, backbone, 1).states(), six[:STEPS])
-    assert backbone.sample_forwards == 6 * FORWARDS
+def test_half_precision_moves_rollouts_and_directions_little(backbone, tmp_path) -> None:
+    """Latents are rounded before every step, so what a step adds is of the order of 2^-11, and steps add up."""
+    exact, half = (cache_of(tmp_path, backbone, dtype=dtype).states()[:] for dtype in ("float32", "float16"))
+    for name in ("latents", "eps_target", "eps_positive", "eps_negative"):
+        one, other = getattr(exact, name), getattr(half, name)
+        assert 0 < (one - other).norm() / one.norm() < STEPS * 2**-11, name
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
-def test_a_damaged_shard_is_named_and_rebuilt_alone(backbone, tmp_path, caplog, harm) -> None:
-    cache = cache_of(tmp_path, backbone, 4)
-    built = cache.states()
-    victim = shard_files(cache)[0]
-    content = bytearray(victim.read_bytes())
-    content[-100] ^= 1
-    victim.unlink()
-    if harm != "remove":
-        victim.write_bytes(content if harm == "flip" else content[:-100])
+def test_half_precision_takes_half_the_room(backbone, tmp_path) -> None:
+    full, half = cache_of(tmp_path, backbone), cache_of(tmp_path, backbone, dtype="float16")
+    built = half.states()[:]
+    assert_equal(half.states()[:], built)
+    assert built.latents.dtype == torch.float32
+    full.states()
+    sizes = [sum(path.stat().st_size for path in shard_files(cache)) for cache in (full, half)]
+    assert 1.9 < sizes[0] / sizes[1] < 2.1
+
+
+def test_a_range_of_timesteps_is_scored_alone_and_shares_the_rollouts(backbone, tmp_path) -> None:
+    whole = cache_of(tmp_path, backbone).states()[:]
+    timesteps = whole.timestep[:STEPS].tolist()
+    first, last = timesteps[3], timesteps[1]
     before = backbone.sample_forwards
-    with caplog.at_level(logging.WARNING):
-        assert_equal(cache.states(), built)
-    assert backbone.sample_forwards - before == 2 * FORWARDS
-    assert victim.name in caplog.text
-    assert_equal(cache.states(), built)
-    assert backbone.sample_forwards - before == 2 * FORWARDS
+    narrow = cache_of(tmp_path, backbone, first_timestep=first, last_timestep=last).states()
+    assert backbone.sample_forwards - before == 3 * 3 * 2 * PRESERVED
+    rows = torch.arange(3 * STEPS).unflatten(0, (3, STEPS))[:, 1:4].flatten()
+    part = narrow[:]
+    assert part.timestep.tolist() == timesteps[1:4] * 3
+    for name, tensor in whole[rows].tensors().items():
+        torch.testing.assert_close(getattr(part, name), tensor, atol=1e-5, rtol=1e-4)
+    fresh = cache_of(tmp_path / "fresh", backbone, first_timestep=first, last_timestep=last)
+    before = backbone.sample_forwards
+    assert_equal(fresh.states()[:], part)
+    assert backbone.sample_forwards - before == 3 * (2 * STEPS - 1 + 3 * 2 * PRESERVED)
 
 
-def test_a_damaged_index_is_not_trusted(backbone, tmp_path, caplog) -> None:
-    cache = cache_of(tmp_path, backbone)
-    built = cache.states()
-    (cache.folder / "index.json").write_text('{"shards": [')
-    with caplog.at_level(logging.WARNING):
-        assert_equal(cache.states(), built)
-    assert "index.json" in caplog.text
-    assert backbone.sample_forwards == 6 * FORWARDS
-
-
-def test_a_build_that_was_stopped_goes_on_where_it_stopped(backbone, tmp_path) -> None:
-    def stop(done: int, total: int) -> None:
-        assert total == 2 * STEPS
-        if done == STEPS + 2:
-            raise KeyboardInterrupt
-
-    cache = cache_of(tmp_path, backbone, 4)
-    with pytest.raises(KeyboardInterrupt):
-        cache.states(stop)
-    assert len(shard_files(cache)) == 1
-    (cache.folder / ".rollouts-00002-half.safetensors").write_bytes(b"left by a kill")
-    reported: list[tuple[int, int]] = []
-    states = cache.states(lambda done, total: reported.append((done, total)))
-    assert reported == [(step + 1, STEPS) for step in range(STEPS)]
-    assert_equal(states, cache_of(tmp_path / "other", backbone, 4).states())
-    assert sorted(path.name for path in cache.folder.iterdir()) == [
-        ".lock",
-        "index.json",
-        "rollouts-00000-002.safetensors",
-        "rollouts-00002-002.safetensors",
-    ]
-
-
-def test_concurrent_jobs_build_once(pipeline_folder, tmp_path) -> None:
-    backbones = [load_backbone(str(pipeline_folder), dtype="float32") for _ in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda backbone: cache_of(tmp_path, backbone).states(), backbones)
-    assert_equal(first, second)
-    assert sum(backbone.sample_forwards for backbone in backbones) == 3 * FORWARDS
+def test_a_range_without_steps_is_refused(backbone, tmp_path) -> None:
+    with pytest.raises(InputError, match="widen the range"):
+        cache_of(tmp_path, backbone, first_timestep=2, last_timestep=3)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"target": "a face"},
-        {"positive": "a very old person"},
-        {"negative": "a baby"},
-        {"preserve": ("man",)},
         {"num_inference_steps": 6},
         {"guidance_scale": 4.0},
         {"seed": 4},
         {"dtype": "float16"},
+        {"states": "noised"},
         {"fingerprint": "another model"},
+        {"resolution": 32},
     ],
 )
-def test_the_key_changes_with_what_the_scores_depend_on(backbone, embeds, tmp_path, change) -> None:
-    key = TeacherCache(tmp_path, backbone, embeds, TeacherConfig(rollout=ROLLOUT)).folder
+def test_the_folder_changes_with_what_the_states_depend_on(backbone, tmp_path, change) -> None:
+    key = cache_of(tmp_path, backbone).folder
     ((field, value),) = change.items()
-    config, concept = TeacherConfig(rollout=ROLLOUT), CONCEPT
-    if field == "fingerprint":
-        backbone.fingerprint = value
-    elif field == "dtype":
-        config = dataclasses.replace(config, dtype=value)
-    elif hasattr(concept, field):
+    concept, settings = CONCEPT, {}
+    if field in ("fingerprint", "resolution"):
+        setattr(backbone, field, value)
+    elif field == "target":
         concept = dataclasses.replace(concept, **change)
+    elif field in ("dtype", "states"):
+        settings = {**change, "noised_states": 6}
     else:
-        config = dataclasses.replace(config, rollout=dataclasses.replace(ROLLOUT, **change))
-    assert TeacherCache(tmp_path, backbone, ConceptEmbeds.encode(backbone, concept), config).folder != key
+        settings = {"rollout": dataclasses.replace(ROLLOUT, **change)}
+    assert cache_of(tmp_path, backbone, concept=concept, **settings).folder != key
 
 
-def test_the_key_does_not_change_with_what_they_do_not_depend_on(backbone, embeds, tmp_path) -> None:
-    one, other = (
-        TeacherCache(
-            tmp_path,
-            backbone,
-            embeds,
-            TeacherConfig(n, dataclasses.replace(ROLLOUT, batch_size=b), rollouts_per_shard=n),
-        )
-        for n, b in ((1, 7), (9, 50))
+def test_the_folder_does_not_change_with_what_they_do_not_depend_on(backbone, tmp_path) -> None:
+    key = cache_of(tmp_path, backbone).folder
+    wide = dataclasses.replace(ROLLOUT, batch_size=50)
+    others = (
+        cache_of(tmp_path, backbone, 9, rollout=wide, rollouts_per_shard=9),
+        cache_of(tmp_path, backbone, concept=dataclasses.replace(CONCEPT, positive="old", negative="new", preserve=())),
+        cache_of(tmp_path, backbone, contrasts=CONTRASTS, last_timestep=750, noised_states=1),
     )
-    assert one.folder == other.folder
+    assert {other.folder for other in others} == {key}
 
 
-def test_half_precision_takes_half_the_room_and_reads_as_it_was_built(backbone, tmp_path) -> None:
-    full, half = cache_of(tmp_path, backbone), cache_of(tmp_path, backbone, dtype="float16")
-    exact, built = full.states(), half.states()
-    assert_equal(half.states(), built)
-    assert built.latents.dtype == torch.float32
-    torch.testing.assert_close(built.eps_positive, exact.eps_positive, rtol=1e-3, atol=1e-3)
-    sizes = [shard_files(cache)[0].stat().st_size for cache in (full, half)]
-    assert 1.9 < sizes[0] / sizes[1] < 2.1
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """Files of at most 20 kB: the system refuses a write as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_disk_that_refuses_is_one_sentence_and_leaves_nothing(backbone, tmp_path, small_disk) -> None:
-    cache = cache_of(tmp_path, backbone)
-    with pytest.raises(InputError, match=r"rollouts-00000.*free some room"):
-        cache.states()
-    assert [path.name for path in cache.folder.iterdir()] == [".lock"]
-
-
-def test_a_cache_folder_that_cannot_be_made_is_one_sentence(backbone, tmp_path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="teacher cache"):
-        cache_of(tmp_path / "file", backbone).states()
-
-
-def test_the_index_says_what_the_scores_depend_on(backbone, tmp_path) -> None:
-    cache = cache_of(tmp_path, backbone)
-    cache.states()
-    index = json.loads((cache.folder / "index.json").read_text())
-    assert index["depends_on"]["model"] == backbone.fingerprint
-    assert index["depends_on"]["positive"] == ["an old person, man", "an old person, woman"]
-    assert [(shard["first"], shard["count"]) for shard in index["shards"]] == [(0, 2), (2, 1)]
+def test_rows_come_in_any_order_from_any_shard(backbone, tmp_path) -> None:
+    states = cache_of(tmp_path, backbone, 4, contrasts=CONTRASTS).states()
+    whole = states[:]
+    index = torch.tensor([19, 0, 7, 7, 12, 3])
+    assert_equal(states[index], whole[index])
+    assert_equal(CachedStates(states).rows(5, index), whole[index])
+    assert CachedStates(states).num_states == 4 * STEPS
 
 
 @pytest.mark.parametrize(
@@ -313,6 +256,11 @@ def test_the_index_says_what_the_scores_depend_on(backbone, tmp_path) -> None:
     [
         lambda: TeacherConfig(num_rollouts=0),
         lambda: TeacherConfig(dtype="bfloat16"),
+        lambda: TeacherConfig(states="all"),
+        lambda: TeacherConfig(first_timestep=500, last_timestep=400),
+        lambda: TeacherConfig(last_timestep=1001),
+        lambda: TeacherConfig(states="noised", num_rollouts=3, noised_states=400),
+        lambda: TeacherConfig(states="noised", noised_states=0),
         lambda: RolloutConfig(num_inference_steps=0),
         lambda: RolloutConfig(seed=-1),
         lambda: OnPolicyConfig(num_rollouts=0),

@@ -19,8 +19,8 @@ from slider_lightning.backbone import Backbone
 from slider_lightning.data.draws import Draw, ScaleRange, draw_rows
 from slider_lightning.data.rollout import OnPolicyConfig, OnPolicyStates
 from slider_lightning.data.states import ConceptEmbeds, TeacherStates
-from slider_lightning.data.steps import Share, StepDataModule, StepLoader
-from slider_lightning.data.teacher import Progress, TeacherCache, TeacherConfig
+from slider_lightning.data.steps import Share, StepDataModule, StepLoader, sent
+from slider_lightning.data.teacher import MappedStates, Progress, TeacherCache, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,9 @@ class TeacherBatch:
     eps_contrast_negative: Float[Tensor, "batch contrasts 4 h w"]
     scale: Float[Tensor, " batch"]
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> TeacherBatch:
+    def to(self, device: torch.device, **_: object) -> TeacherBatch:
         """The same batch on a device; Lightning calls it."""
-        names = [field.name for field in fields(TeacherStates)]
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        moved = {field.name: sent(getattr(self, field.name), device) for field in fields(TeacherStates)}
         return TeacherBatch(**moved, scale=self.scale)
 
 
@@ -59,9 +58,9 @@ class StateSource(Protocol):
 
 @dataclass(frozen=True)
 class CachedStates:
-    """The states of the teacher cache: the same in every epoch."""
+    """States that are the same in every epoch: those of the teacher cache, on disk, or others in main memory."""
 
-    states: TeacherStates
+    states: TeacherStates | MappedStates
 
     @property
     def num_states(self) -> int:
@@ -153,7 +152,7 @@ class TeacherDataModule(StateDataModule):
         batch_size: states of one process in one step.
         scale_range: where slider scales are drawn.
         seed: seed of the order of states and of the scales.
-        progress: told of every rollout step while the cache is built.
+        progress: told of the sample-forwards done while the cache is built.
     """
 
     def __init__(

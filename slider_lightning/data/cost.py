@@ -15,9 +15,15 @@ class Cost:
     seconds: float = 0.0
     sample_forwards: int = 0
 
-    def summary(self, stage: str) -> dict[str, float]:
-        """Flat keys for summary.json, e.g. `cost/seconds/train`."""
-        return {f"cost/seconds/{stage}": self.seconds, f"cost/sample_forwards/{stage}": self.sample_forwards}
+    def summary(self, stage: str, sharers: int = 1) -> dict[str, float]:
+        """Flat keys for summary.json, e.g. `cost/seconds/train`.
+
+        Args:
+            stage: what it was spent on.
+            sharers: how many share it; each is told an equal part, so that they add up to the whole.
+        """
+        forwards = self.sample_forwards if sharers == 1 else self.sample_forwards / sharers
+        return {f"cost/seconds/{stage}": self.seconds / sharers, f"cost/sample_forwards/{stage}": forwards}
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from slider_lightning.backbone import Backbone, PromptEmbeds, classifier_free_gu
 from slider_lightning.concepts import Concept
 from slider_lightning.errors import InputError
 
+OnForwards = Callable[[int], None]
+
 
 @dataclass(frozen=True)
 class ConceptEmbeds:
@@ -61,6 +63,13 @@ class ConceptEmbeds:
     def scored(self) -> tuple[PromptEmbeds, ...]:
         """The prompts that are scored at every state, in the order of the scores in `TeacherStates`."""
         return (self.target, self.positive, self.negative, self.contrast_positive, self.contrast_negative)
+
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """The texts of `scored`, in the same order."""
+        contrast_positive, contrast_negative = zip(*self.contrasts, strict=True) if self.contrasts else ((), ())
+        concept = self.concept
+        poles = concept.positive_prompts(), concept.negative_prompts()
+        return ((concept.target,), *poles, contrast_positive, contrast_negative)
 
 
 @dataclass(frozen=True)
@@ -145,14 +154,116 @@ def rollout_noise(backbone: Backbone, seed: int, rollouts: Sequence[int]) -> Flo
     return initial_noise(backbone.latent_shape, seeds)
 
 
+@dataclass(frozen=True)
+class Rollouts:
+    """What rollouts passed through.
+
+    Args:
+        latents: x_t before every step.
+        timestep: of every step, descending.
+        eps_target: eps(c_t) there, of the frozen model; None under a policy, which steps along another prediction.
+        clean: the latents behind the last step; None unless asked for.
+    """
+
+    latents: Float[Tensor, "rollouts steps 4 h w"]
+    timestep: Int[Tensor, " steps"]
+    eps_target: Float[Tensor, "rollouts steps 4 h w"] | None
+    clean: Float[Tensor, "rollouts 4 h w"] | None
+
+
 @torch.no_grad()
+def draw_rollouts(
+    backbone: Backbone,
+    embeds: ConceptEmbeds,
+    noise: Float[Tensor, "rollouts 4 h w"],
+    config: RolloutConfig,
+    *,
+    policy: SliderPolicy | None = None,
+    dtype: torch.dtype = torch.float32,
+    to_clean: bool = False,
+    on_forwards: OnForwards | None = None,
+) -> Rollouts:
+    """Guided DDIM rollouts of c_t.
+
+    A step costs 2 sample-forwards, without guidance 1. The last one needs no unconditional half, and under a policy no
+    prediction at all, unless it is stepped on to the clean latents.
+
+    Args:
+        backbone: the frozen model.
+        embeds: the prompts c_t and unconditional.
+        noise: x_T of the rollouts.
+        config: steps, guidance and rows per forward.
+        policy: slider that draws the rollouts; None draws them with the frozen model.
+        dtype: every x_t is rounded to it before the model sees it. Rollouts that are stored in this dtype then passed
+            through the very latents that are stored, and `eps_target` is the prediction there at no further cost.
+        to_clean: take the last step too.
+        on_forwards: told after every forward how many rows it had.
+    """
+    scheduler: Any = ddim_scheduler(backbone.scheduler)
+    scheduler.set_timesteps(config.num_inference_steps)
+    timesteps = scheduler.timesteps.tolist()
+    latents = _rounded(noise.to(backbone.device) * scheduler.init_noise_sigma, dtype)
+    passed, predicted, clean = [], [], None
+    for number, timestep in enumerate(timesteps, start=1):
+        passed.append(latents)
+        steps_on = number < len(timesteps) or to_clean
+        prompts = [embeds.target] if steps_on or policy is None else []
+        if steps_on and config.guidance_scale > 1:
+            prompts.append(embeds.unconditional)
+        if not prompts:
+            break
+        eps = _predict_prompts(backbone, latents, timestep, PromptEmbeds.cat(prompts), config, policy, on_forwards)
+        predicted.append(eps[0])
+        if steps_on:
+            guided = classifier_free_guidance(eps[1], eps[0], config.guidance_scale) if len(prompts) > 1 else eps[0]
+            latents = _rounded(scheduler.step(guided, timestep, latents).prev_sample, dtype)
+            clean = latents
+    return Rollouts(
+        latents=torch.stack(passed, dim=1),
+        timestep=torch.tensor(timesteps),
+        eps_target=torch.stack(predicted, dim=1) if policy is None else None,
+        clean=clean if to_clean else None,
+    )
+
+
+@torch.no_grad()
+def score_prompt(
+    backbone: Backbone,
+    latents: Float[Tensor, "states 4 h w"],
+    timestep: Int[Tensor, " states"],
+    embeds: PromptEmbeds,
+    batch_size: int,
+    on_forwards: OnForwards | None = None,
+) -> Float[Tensor, "states 4 h w"]:
+    """The frozen model's prediction for one prompt at states, `batch_size` rows a forward.
+
+    Which rows share a forward depends on the states alone, so a prompt's scores are the same bits whatever else is
+    scored.
+
+    Args:
+        backbone: the frozen model.
+        latents: x_t, in any floating dtype and on any device.
+        timestep: of every row.
+        embeds: the prompt, one row.
+        batch_size: most rows in one forward.
+        on_forwards: told after every forward how many rows it had.
+    """
+    prompt = embeds.to(backbone.device)
+    parts = []
+    for rows, at in zip(latents.split(batch_size), timestep.split(batch_size), strict=True):
+        model_input = rows.to(backbone.device, torch.float32)
+        parts.append(backbone.predict_noise(model_input, at.to(backbone.device), prompt.repeat_interleave(len(rows))))
+        if on_forwards is not None:
+            on_forwards(len(rows))
+    return torch.cat(parts)
+
+
 def rollout_states(
     backbone: Backbone,
     embeds: ConceptEmbeds,
     noise: Float[Tensor, "rollouts 4 h w"],
     config: RolloutConfig,
     policy: SliderPolicy | None = None,
-    on_step: Callable[[], None] | None = None,
 ) -> TeacherStates:
     """Guided DDIM rollouts of c_t, with frozen scores at every state passed.
 
@@ -165,46 +276,26 @@ def rollout_states(
         noise: x_T of the rollouts.
         config: steps, guidance and rows per forward.
         policy: slider that draws the rollouts; the scores stay those of the frozen model.
-        on_step: called after every step of the rollouts.
     """
-    scheduler: Any = ddim_scheduler(backbone.scheduler)
-    scheduler.set_timesteps(config.num_inference_steps)
-    timesteps = scheduler.timesteps.tolist()
-    counts = [len(prompts) for prompts in embeds.scored()]
-    scored = PromptEmbeds.cat(embeds.scored())
-    latents = noise.to(backbone.device) * scheduler.init_noise_sigma
-    steps = []
-    for timestep in timesteps:
-        eps = _predict_prompts(backbone, latents, timestep, scored, config.batch_size)
-        pairs = [part.transpose(0, 1) for part in eps.split(counts)[1:]]
-        steps.append((latents, torch.full((len(noise),), timestep), eps[0], *pairs))
-        if timestep != timesteps[-1]:
-            guided = _guided_noise(backbone, embeds, latents, timestep, config, eps[0], policy)
-            latents = scheduler.step(guided, timestep, latents).prev_sample
-        if on_step is not None:
-            on_step()
-    # (step, rollout, ...) becomes rows with the steps of a rollout together.
-    return TeacherStates(*(torch.stack(column, dim=1).flatten(0, 1) for column in zip(*steps, strict=True)))
+    rollouts = draw_rollouts(backbone, embeds, noise, config, policy=policy)
+    latents = rollouts.latents.flatten(0, 1)
+    timestep = rollouts.timestep.to(backbone.device).repeat(len(noise))
+
+    def scores(prompts: PromptEmbeds) -> Float[Tensor, "states prompts 4 h w"]:
+        scored = [score_prompt(backbone, latents, timestep, prompts[i], config.batch_size) for i in range(len(prompts))]
+        return torch.stack(scored, dim=1) if scored else latents.new_empty(len(latents), 0, *latents.shape[1:])
+
+    eps_target = rollouts.eps_target
+    return TeacherStates(
+        latents,
+        timestep,
+        scores(embeds.target)[:, 0] if eps_target is None else eps_target.flatten(0, 1),
+        *(scores(prompts) for prompts in embeds.scored()[1:]),
+    )
 
 
-def _guided_noise(
-    backbone: Backbone,
-    embeds: ConceptEmbeds,
-    latents: Float[Tensor, "rollouts 4 h w"],
-    timestep: int,
-    config: RolloutConfig,
-    eps_target: Float[Tensor, "rollouts 4 h w"],
-    policy: SliderPolicy | None,
-) -> Float[Tensor, "rollouts 4 h w"]:
-    """The noise a rollout steps along: the slider's where a policy draws it, else the frozen model's."""
-    prompts = [embeds.target] if policy else []
-    if config.guidance_scale > 1:
-        prompts.append(embeds.unconditional)
-    if not prompts:
-        return eps_target
-    eps = _predict_prompts(backbone, latents, timestep, PromptEmbeds.cat(prompts), config.batch_size, policy)
-    eps_cond = eps[0] if policy else eps_target
-    return classifier_free_guidance(eps[-1], eps_cond, config.guidance_scale) if config.guidance_scale > 1 else eps_cond
+def _rounded(latents: Tensor, dtype: torch.dtype) -> Tensor:
+    return latents.to(dtype).to(torch.float32)
 
 
 def _predict_prompts(
@@ -212,16 +303,19 @@ def _predict_prompts(
     latents: Float[Tensor, "rollouts 4 h w"],
     timestep: int,
     embeds: PromptEmbeds,
-    batch_size: int,
-    policy: SliderPolicy | None = None,
+    config: RolloutConfig,
+    policy: SliderPolicy | None,
+    on_forwards: OnForwards | None,
 ) -> Float[Tensor, "prompts rollouts 4 h w"]:
     """Every prompt at every latent, `batch_size` rows a forward."""
     rows = latents.repeat(len(embeds), 1, 1, 1)
     row_embeds = embeds.to(latents.device).repeat_interleave(len(latents))
     parts = []
-    for start in range(0, len(rows), batch_size):
-        part = slice(start, start + batch_size)
+    for start in range(0, len(rows), config.batch_size):
+        part = slice(start, start + config.batch_size)
         scales = policy.bank.scales(policy.scale.repeat(len(embeds))[part, None]) if policy else nullcontext()
         with scales:
             parts.append(backbone.predict_noise(rows[part], timestep, row_embeds[part]))
+        if on_forwards is not None:
+            on_forwards(len(parts[-1]))
     return torch.cat(parts).unflatten(0, (len(embeds), len(latents)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import lightning as L
+import torch
+from torch import Tensor
 
 from slider_lightning.backbone import Backbone
 from slider_lightning.data.cost import Cost, measured_cost
@@ -73,6 +75,11 @@ class StepLoader(ABC, Generic[Batch]):
         """The batch of a step, whatever was asked for before."""
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a batch on a device; to a GPU through pinned memory, so that no step waits for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class StepDataModule(L.LightningDataModule, ABC):
     """Makes the data ready once per process, counts what that costs, and hands out the batches of the whole run.
 
@@ -125,3 +132,43 @@ class StepDataModule(L.LightningDataModule, ABC):
             raise InputError(f"Expected trainer.max_steps to be 1 or more, but got {trainer.max_steps}; set it.")
         num_steps = trainer.max_steps * trainer.accumulate_grad_batches
         return self.loader(num_steps, Share(self.batch_size, trainer.global_rank, trainer.world_size))
+
+
+class JointLoader(StepLoader[tuple[Any, ...]]):
+    """The batches of several trainings side by side.
+
+    Args:
+        loaders: one per training, of equal length.
+    """
+
+    def __init__(self, loaders: Sequence[StepLoader[Any]]) -> None:
+        super().__init__(len(loaders[0]))
+        self.loaders = tuple(loaders)
+
+    def batch(self, step: int) -> tuple[Any, ...]:
+        """The batch of every training at a step."""
+        return tuple(loader.batch(step) for loader in self.loaders)
+
+
+class JointDataModule(StepDataModule):
+    """The data of trainings that share a process, a model and the number of steps; each draws as it would alone.
+
+    Args:
+        modules: one per training.
+    """
+
+    def __init__(self, modules: Sequence[StepDataModule]) -> None:
+        rows = sum(module.batch_size for module in modules)
+        super().__init__(modules[0].backbone, batch_size=rows, seed=modules[0].seed)
+        self.modules = tuple(modules)
+
+    def make_ready(self) -> None:
+        """Makes the data of each ready; what they have in common is found in the cache by all but the first."""
+        for module in self.modules:
+            module.make_ready()
+
+    def loader(self, num_steps: int, share: Share) -> JointLoader:
+        """The batches of a run for one process."""
+        return JointLoader(
+            [module.loader(num_steps, replace(share, batch_size=module.batch_size)) for module in self.modules]
+        )

@@ -18,7 +18,7 @@ from slider_lightning.backbone import Backbone, ddim_scheduler, initial_noise
 from slider_lightning.data.draws import shuffled
 from slider_lightning.data.pairs.latents import LatentTwins, encode_twins
 from slider_lightning.data.pairs.sources import Twins
-from slider_lightning.data.steps import Share, StepDataModule, StepLoader
+from slider_lightning.data.steps import Share, StepDataModule, StepLoader, sent
 from slider_lightning.errors import InputError
 from slider_lightning.objectives import DifferenceMask, difference_weights
 
@@ -77,13 +77,9 @@ class PairBatch:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> PairBatch:
+    def to(self, device: torch.device, **_: object) -> PairBatch:
         """The same batch on a device; Lightning calls it."""
-        moved = {
-            name: tensor.to(device, non_blocking=non_blocking)
-            for name, tensor in self._tensors().items()
-            if name != "scale"
-        }
+        moved = {name: sent(tensor, device) for name, tensor in self._tensors().items() if name != "scale"}
         return replace(self, **moved)
 
     def active(self) -> PairBatch:

@@ -147,18 +147,23 @@ def _write(path: Path, tensors: dict[str, Tensor], depends_on: dict[str, Any]) -
         temporary.write_bytes(save(contiguous, metadata))
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    if not path.is_file():
-        return None
+def read_latents(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file of cached latents; None if it cannot be read or they are not what was written."""
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-            intact = (file.metadata() or {}).get("sha256") == _digest(tensors)
+            written = (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError):
-        intact = False
-    if not intact:
-        logger.warning("The cached latents %s are damaged; they are encoded again.", path)
         return None
+    return tensors if written == _digest(tensors) else None
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    if not path.is_file():
+        return None
+    tensors = read_latents(path)
+    if tensors is None:
+        logger.warning("The cached latents %s are damaged; they are encoded again.", path)
     return tensors
 
 
