@@ -13,12 +13,14 @@ from slider_lightning.backbone.schedule import (
     step_generators,
     takes_generator,
 )
+from slider_lightning.backbone.speed import SpeedConfig
 
 __all__ = [
     "Backbone",
     "PromptEmbeds",
     "PromptEncoder",
     "SamplerConfig",
+    "SpeedConfig",
     "classifier_free_guidance",
     "count_unet_calls",
     "ddim_scheduler",

@@ -135,7 +135,7 @@ class Backbone:
         }
         noise_pred = self.unet(
             latents.to(self.dtype),
-            timestep,
+            _timestep_rows(timestep, latents),
             encoder_hidden_states=prompt_embeds,
             added_cond_kwargs=added_cond_kwargs,
             return_dict=False,
@@ -197,3 +197,15 @@ class Backbone:
             size = [self.resolution, self.resolution]
             self._time_ids[device] = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=device)
         return self._time_ids[device]
+
+
+def _timestep_rows(timestep: Tensor | float, latents: Float[Tensor, "batch 4 h w"]) -> Tensor:
+    """The timestep of every row on the latents' device.
+
+    One number in main memory is filled in there: a copy would wait for the device at every forward. It is also no
+    constant of the UNet's forward then, which torch.compile would compile anew for every number.
+    """
+    if isinstance(timestep, Tensor) and (timestep.ndim > 0 or timestep.device.type != "cpu"):
+        return timestep
+    number = timestep.item() if isinstance(timestep, Tensor) else timestep
+    return torch.full((len(latents),), number, device=latents.device)

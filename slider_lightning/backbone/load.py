@@ -16,6 +16,7 @@ from slider_lightning.assets import HASHES_FILE, verify_folder
 from slider_lightning.backbone.backbone import Backbone
 from slider_lightning.backbone.fingerprint import fingerprint, read_header
 from slider_lightning.backbone.prompts import PromptEncoder
+from slider_lightning.backbone.speed import SpeedConfig
 from slider_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def load_backbone(
     variant: str | None = None,
     resolution: int | None = None,
     device: torch.device | str = "cpu",
+    speed: SpeedConfig | None = None,
 ) -> Backbone:
     """Load an SDXL checkpoint, frozen and in eval mode.
 
@@ -46,6 +48,7 @@ def load_backbone(
         variant: which files to take where several are offered, e.g. "fp16"; without it the unnamed ones.
         resolution: image side in pixels; None means the checkpoint's own.
         device: where to put it; "auto" is a GPU where there is one.
+        speed: how the networks run; None changes nothing about them.
 
     Raises:
         InputError: if the path leads to no SDXL, the checkpoint is missing, damaged or incomplete, the hub does not
@@ -64,6 +67,8 @@ def load_backbone(
         folder = place if place.is_dir() else _fetch_from_hub(path, variant)
         pipeline, digest = _load_folder(folder, DTYPES[dtype], variant)
     _check_conditioning(pipeline, path)
+    if speed is not None:
+        speed.apply(pipeline.unet, pipeline.vae)
     backbone = Backbone(
         unet=pipeline.unet,
         vae=pipeline.vae,
