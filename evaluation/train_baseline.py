@@ -29,7 +29,7 @@ from slider_lightning.data import measured_cost
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
 from slider_lightning.generation import ProgressCallback, StripConfig, draw_strip, save_image
-from slider_lightning.train import deciding, prepare_run
+from slider_lightning.runs import deciding, prepare_run
 from slider_lightning.training import JsonLinesLogger, RunFolder, TrainingCost, build_trainer
 
 logger = logging.getLogger(__name__)

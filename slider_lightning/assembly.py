@@ -27,7 +27,7 @@ from slider_lightning.data import (
 from slider_lightning.data.pairs import Twins, check_twins, twins_digest
 from slider_lightning.errors import InputError
 from slider_lightning.objectives import ImagePairObjective, TextObjective
-from slider_lightning.training import OptimizerConfig, PairEmbeds, PairSliderModule, SliderModule, TextSliderModule
+from slider_lightning.training import OptimizerConfig, PairEmbeds, PairTask, SliderTask, TextTask
 
 Progress = Callable[[int, int], None]
 PAIRS_DIGEST = "pairs_sha256"  # in a run's config: the images decide its result as much as their place does
@@ -66,8 +66,8 @@ class Assembly(ABC):
         return {}
 
     @abstractmethod
-    def module(self, bank: SliderBank) -> SliderModule:
-        """The training step for the bank's one slider."""
+    def task(self) -> SliderTask:
+        """What the slider learns."""
 
     @abstractmethod
     def data(self, bank: SliderBank, progress: Progress) -> StepDataModule:
@@ -98,7 +98,7 @@ class Assembly(ABC):
 class TextAssembly(Assembly):
     """Eq. 3 and 4 on states of the frozen model (`data=teacher`) or of the slider itself (`data=rollout`)."""
 
-    preparation = "teacher cache, rollout steps"
+    preparation = "teacher cache, sample-forwards"
 
     def __init__(self, config: Mapping[str, Any], backbone: Backbone, objective: TextObjective) -> None:
         super().__init__(config, backbone)
@@ -114,14 +114,19 @@ class TextAssembly(Assembly):
     def gather(self) -> None:
         """Nothing: the states follow from the config."""
 
-    def module(self, bank: SliderBank) -> SliderModule:
-        """A step of eq. 3 and 4."""
-        return TextSliderModule(self.backbone, bank, self.embeds.target, self.objective, self.optimizer)
+    def task(self) -> SliderTask:
+        """Eq. 3 and 4."""
+        return TextTask(self.backbone, self.embeds.target, self.objective, self.optimizer)
 
     def data(self, bank: SliderBank, progress: Progress) -> StepDataModule:
         """Cached teacher states, or on-policy rollouts."""
         settings = {**self.data_settings(), "scale_range": self.scale_range}
         if isinstance(self.source, OnPolicyConfig):
+            if len(bank.sliders) > 1:
+                raise InputError(
+                    "Expected one slider for data=rollout, whose states are drawn with it, but the grid names "
+                    f"{len(bank.sliders)}; train on data=teacher, or sweep with -m."
+                )
             return RolloutDataModule(self.backbone, self.embeds, bank, self.source, **settings)
         assert isinstance(self.source, TeacherConfig)
         cache_dir = Path(self.config["paths"]["cache"])
@@ -177,9 +182,9 @@ class PairAssembly(Assembly):
         """The images' hash."""
         return {PAIRS_DIGEST: twins_digest(self.twins)}
 
-    def module(self, bank: SliderBank) -> SliderModule:
-        """A step of eq. 6."""
-        return PairSliderModule(self.backbone, bank, self.embeds, self.objective, self.optimizer)
+    def task(self) -> SliderTask:
+        """Eq. 6."""
+        return PairTask(self.backbone, self.embeds, self.objective, self.optimizer)
 
     def data(self, bank: SliderBank, progress: Progress) -> StepDataModule:
         """The twins, encoded once."""

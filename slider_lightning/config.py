@@ -19,6 +19,9 @@ from slider_lightning.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 TARGET = "_target_"
+# Where files lie, and how fast a model runs: the same run on another machine, or with memory found too small, keeps its
+# name, so that it is found again and can be resumed.
+_NOT_DECIDING = ("cache", "speed")
 
 
 def portable_path(path: str) -> str:
@@ -45,15 +48,18 @@ def run_id(*names: str, _root_: DictConfig) -> str:
 def canonical_text(value: Any) -> str:
     """A plain config as one text: the same for equal configs on every machine.
 
-    Where the installation and a `cache` lie is left out.
+    Where the installation and a `cache` lie is left out, and a model's `speed`: it changes numbers by rounding alone,
+    as does another device, which `auto` leaves out as well.
     """
     return json.dumps(_text_keys(value), sort_keys=True).replace(f"{ROOT}/", "")
 
 
 def _text_keys(value: Any) -> Any:
-    """The same value with texts for keys: keys of several types cannot be sorted."""
+    """The same value with texts for keys, which can be sorted, and whole numbers without a point: 1.0 is 1."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, Mapping):
-        return {str(key): _text_keys(item) for key, item in value.items() if key != "cache"}
+        return {str(key): _text_keys(item) for key, item in value.items() if key not in _NOT_DECIDING}
     return [_text_keys(item) for item in value] if isinstance(value, list | tuple) else value
 
 

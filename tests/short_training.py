@@ -2,9 +2,12 @@
 
 python -m tests.short_training PIPELINE RUN [--kill-at STEP] [--max-steps N] [--batch-size B] [--devices N]
     [--data teacher|rollout|pairs]
+
+Every process prints its rank and the sample-forwards that its cache cost, as a line of JSON.
 """
 
 import argparse
+import json
 import os
 import signal
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from slider_lightning.backbone import Backbone, load_backbone
 from slider_lightning.concepts import Concept
 from slider_lightning.data import (
     ConceptEmbeds,
+    JointDataModule,
     OnPolicyConfig,
     PairDataModule,
     PairsConfig,
@@ -39,11 +43,12 @@ from slider_lightning.training import (
     LastCheckpoint,
     OptimizerConfig,
     PairEmbeds,
-    PairSliderModule,
+    PairTask,
     RunFolder,
-    SliderFile,
+    SliderFiles,
     SliderModule,
-    TextSliderModule,
+    SliderTask,
+    TextTask,
     TrainingChecks,
     TrainingCost,
 )
@@ -93,7 +98,7 @@ class ShortTraining:
     """What a short training left."""
 
     module: SliderModule
-    data: StepDataModule
+    data: JointDataModule
     trainer: L.Trainer
     cost: TrainingCost
 
@@ -109,20 +114,22 @@ def parts(
     objective: TextObjective,
     folder: Path,
     batch_size: int,
-) -> tuple[SliderModule, StepDataModule]:
-    """Module and data of a training on `data`: teacher, rollout or pairs."""
+    cache_dtype: str,
+) -> tuple[SliderTask, StepDataModule]:
+    """Task and data of a training on `data`: teacher, rollout or pairs."""
     optimizer = OptimizerConfig(warmup_steps=2)
     draws: dict[str, Any] = {"batch_size": batch_size, "seed": 0}
     if data == "pairs":
         twins = drawn_twins(folder / "images")
         states = PairDataModule(backbone, twins, folder / "cache", PairsConfig(), mask=None, **draws)
-        return PairSliderModule(backbone, bank, prompts["pairs"], ImagePairObjective(), optimizer), states
+        return PairTask(backbone, prompts["pairs"], ImagePairObjective(), optimizer), states
     embeds: ConceptEmbeds = prompts["text"]
-    module = TextSliderModule(backbone, bank, embeds.target, objective, optimizer)
+    task = TextTask(backbone, embeds.target, objective, optimizer)
     draws["scale_range"] = ScaleRange()
     if data == "teacher":
-        return module, TeacherDataModule(backbone, embeds, folder / "cache", TeacherConfig(2, ROLLOUT), **draws)
-    return module, RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), **draws)
+        config = TeacherConfig(2, ROLLOUT, dtype=cache_dtype)
+        return task, TeacherDataModule(backbone, embeds, folder / "cache", config, **draws)
+    return task, RolloutDataModule(backbone, embeds, bank, OnPolicyConfig(2, ROLLOUT), **draws)
 
 
 def train(
@@ -138,6 +145,7 @@ def train(
     data: str = "teacher",
     adapter: AdapterConfig | DenseConfig = ADAPTER,
     project: Projection | None = None,
+    cache_dtype: str = "float32",
 ) -> ShortTraining:
     """Trains and returns; the cache lies beside the run folder."""
     torch.set_num_threads(1)
@@ -148,8 +156,9 @@ def train(
     backbone.free_text_encoders()
     bank = SliderBank(backbone.unet, [adapter.new_slider(backbone.unet, seed=0)])
     prompts = {"text": embeds, "pairs": PairEmbeds(unconditional)}
-    module, states = parts(data, backbone, bank, prompts, objective, run.path.parent, batch_size)
-    cost = TrainingCost()
+    task, mine = parts(data, backbone, bank, prompts, objective, run.path.parent, batch_size, cache_dtype)
+    module, states = SliderModule(backbone, bank, [task]), JointDataModule([mine])
+    cost, checks = TrainingCost(), TrainingChecks(1, batches=3)
     metadata = SliderMetadata.of(adapter)
     ends = [end(step) for end, step in ((Kill, kill_at), (Stop, stop_at)) if step is not None]
     trainer = L.Trainer(
@@ -164,8 +173,8 @@ def train(
         callbacks=[
             cost,
             LastCheckpoint(run.checkpoints, every_n_steps=3),
-            TrainingChecks(1, batches=3),
-            SliderFile(run.slider, metadata),
+            checks,
+            SliderFiles([(run.slider, metadata)], checks),
             *ends,
         ],
         enable_progress_bar=False,
@@ -185,7 +194,8 @@ def _main() -> None:
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--data", default="teacher")
     options = vars(parser.parse_args())
-    train(options.pop("pipeline"), RunFolder(options.pop("run")), **options)
+    result = train(options.pop("pipeline"), RunFolder(options.pop("run")), **options)
+    print(json.dumps({"rank": result.trainer.global_rank, "cache": result.data.cost.sample_forwards}), flush=True)
 
 
 if __name__ == "__main__":

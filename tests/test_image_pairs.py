@@ -22,7 +22,7 @@ from slider_lightning.objectives import (
     odd_targets,
     weighted_loss,
 )
-from slider_lightning.training import OptimizerConfig, PairEmbeds, PairSliderModule, RunFolder
+from slider_lightning.training import OptimizerConfig, PairEmbeds, PairTask, RunFolder, SliderModule
 from tests.short_training import drawn_twins, train
 
 SHAPE = (4, 16, 16)
@@ -47,7 +47,8 @@ def pair_module(backbone: Backbone, objective: ImagePairObjective = PLAIN, text=
         if "lora_up" in name and moved:
             torch.nn.init.normal_(parameter, std=moved, generator=torch.Generator().manual_seed(1))
     embeds = PairEmbeds(backbone.encode_negative_prompt(None), text)
-    return PairSliderModule(backbone, SliderBank(backbone.unet, [slider]), embeds, objective, OptimizerConfig())
+    task = PairTask(backbone, embeds, objective, OptimizerConfig())
+    return SliderModule(backbone, SliderBank(backbone.unet, [slider]), [task])
 
 
 # The objective
@@ -236,10 +237,10 @@ def batch_of(backbone: Backbone, **changes) -> PairBatch:
 def test_a_step_costs_two_sample_forwards_per_pair_and_is_eq_6(backbone) -> None:
     module, batch = pair_module(backbone), batch_of(backbone)
     before = backbone.sample_forwards
-    loss = module.loss(batch)
+    loss = module.losses((batch,)).sum()
     assert backbone.sample_forwards - before == 2 * 4
     with module.bank.scales(batch.scale[:, None]):
-        pred = backbone.predict_noise(batch.latents, batch.timestep, module.embeds.prompt.repeat_interleave(8))
+        pred = backbone.predict_noise(batch.latents, batch.timestep, module.tasks[0].embeds.prompt.repeat_interleave(8))
     by_hand = ((pred[:4] - batch.target[:4]).square().mean() + (pred[4:] - batch.target[:4]).square().mean()) / 2
     torch.testing.assert_close(loss, by_hand)
     loss.backward()
@@ -254,10 +255,10 @@ def test_the_anchor_costs_the_frozen_rows_and_is_zero_for_a_slider_that_changes_
     module = pair_module(backbone, ImagePairObjective(anchor=True), moved=0.0)
     batch = batch_of(backbone, twins=[twins])
     before = backbone.sample_forwards
-    loss = module.loss(batch)
+    loss = module.losses((batch,)).sum()
     assert backbone.sample_forwards - before == 2 * 4 + 2 * 4
     torch.testing.assert_close(loss, torch.zeros(()), atol=1e-10, rtol=0)
-    assert float(module.loss(batch_of(backbone)).detach()) > 1e-6
+    assert float(module.losses((batch_of(backbone),)).sum().detach()) > 1e-6
 
 
 def test_text_guidance_adds_eq_4_at_the_twins_states(backbone) -> None:
@@ -267,7 +268,7 @@ def test_text_guidance_adds_eq_4_at_the_twins_states(backbone) -> None:
     both, plain = pair_module(backbone, ImagePairObjective(text=guidance), text), pair_module(backbone)
     batch = batch_of(backbone, share=Share(1))
     before = backbone.sample_forwards
-    loss = both.loss(batch)
+    loss = both.losses((batch,)).sum()
     assert backbone.sample_forwards - before == 2 + 2 * (2 + 2 * 2)
 
     def eps(row: int, prompt: str, scale: float = 0.0) -> torch.Tensor:
@@ -281,17 +282,19 @@ def test_text_guidance_adds_eq_4_at_the_twins_states(backbone) -> None:
         moves = [eps(row, f"an old person, {p}") - eps(row, f"a young person, {p}") for p in ("man", "woman")]
         wanted = eps(row, "a person") + scale * 3.0 * (moves[0] + moves[1]) / 2
         by_hand.append((eps(row, "a person", scale) - wanted).square().mean())
-    extra = (loss - plain.loss(batch)) / 0.5
+    extra = (loss - plain.losses((batch,)).sum()) / 0.5
     torch.testing.assert_close(extra, sum(by_hand) / 2, atol=1e-4, rtol=1e-3)
 
 
 def test_size_conditioning_reaches_the_unet(backbone) -> None:
     module, batch = pair_module(backbone), batch_of(backbone)
     other = replace(batch, time_ids=batch.time_ids + torch.tensor([0.0, 0, 16, 8, 0, 0]))
-    assert float((module.loss(batch) - module.loss(other)).detach().abs()) > 1e-7
-    whole = module.backbone.predict_noise(batch.latents, batch.timestep, module.embeds.prompt.repeat_interleave(8))
+    assert float((module.losses((batch,)).sum() - module.losses((other,)).sum()).detach().abs()) > 1e-7
+    whole = module.backbone.predict_noise(
+        batch.latents, batch.timestep, module.tasks[0].embeds.prompt.repeat_interleave(8)
+    )
     stated = module.backbone.predict_noise(
-        batch.latents, batch.timestep, module.embeds.prompt.repeat_interleave(8), batch.time_ids
+        batch.latents, batch.timestep, module.tasks[0].embeds.prompt.repeat_interleave(8), batch.time_ids
     )
     assert torch.equal(whole, stated)
 

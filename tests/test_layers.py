@@ -17,9 +17,13 @@ LAYERS = [
     "slider_lightning.objectives",
     "slider_lightning.data",
     "slider_lightning.training",
+    "slider_lightning.multirun",
     "slider_lightning.generation",
     "slider_lightning.assembly",
+    "slider_lightning.runs",
+    "slider_lightning.grid",
     "slider_lightning.train",
+    "slider_lightning.cache",
     "slider_lightning.generate",
     "evaluation",
     "experiments",
@@ -71,6 +75,6 @@ def test_every_layer_exists() -> None:
 
 def test_the_walk_sees_a_wrong_import(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
-    path.write_text("from slider_lightning import train\nimport evaluation.sweeps\n")
+    path.write_text("from slider_lightning import train\nimport evaluation.scale_sweeps\n")
     layers = {layer_of(name) for name in imported_modules(path)}
     assert {LAYERS.index("slider_lightning.train"), LAYERS.index("evaluation")} <= layers

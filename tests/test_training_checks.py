@@ -9,27 +9,26 @@ from slider_lightning.assembly import PAIRS_DIGEST
 from slider_lightning.backbone import Backbone
 from slider_lightning.errors import InputError
 from slider_lightning.objectives import ImagePairObjective
-from slider_lightning.train import prepare_run
-from slider_lightning.training import OptimizerConfig, PairEmbeds, PairSliderModule, RunFolder
+from slider_lightning.runs import prepare_run
+from slider_lightning.training import OptimizerConfig, PairEmbeds, PairTask, RunFolder, SliderModule
 from slider_lightning.training.checks import check_loss, check_weights
 from tests.short_training import train
 
 
-def pair_module(backbone: Backbone, moved: float) -> PairSliderModule:
+def pair_module(backbone: Backbone, moved: float) -> SliderModule:
     slider = Slider(backbone.unet, AdapterConfig(rank=2, alpha=2.0), seed=0)
     for name, parameter in slider.named_parameters():
         if "lora_up" in name:
             torch.nn.init.constant_(parameter, moved)
     embeds = PairEmbeds(backbone.encode_negative_prompt(None))
-    return PairSliderModule(
-        backbone, SliderBank(backbone.unet, [slider]), embeds, ImagePairObjective(), OptimizerConfig()
-    )
+    task = PairTask(backbone, embeds, ImagePairObjective(), OptimizerConfig())
+    return SliderModule(backbone, SliderBank(backbone.unet, [slider]), [task])
 
 
 def test_a_slider_that_did_not_move_ends_the_training(backbone, pipeline_folder, tmp_path, monkeypatch) -> None:
     with pytest.raises(InputError, match="change nothing"):
-        check_weights(pair_module(backbone, moved=0.0))
-    check_weights(pair_module(backbone, moved=1e-3))
+        check_weights(pair_module(backbone, moved=0.0), 0)
+    check_weights(pair_module(backbone, moved=1e-3), 0)
     monkeypatch.setattr(OptimizerConfig, "lr_factor", lambda *args: 0.0)
     run = RunFolder(tmp_path / "run")
     with pytest.raises(InputError, match="change nothing"):

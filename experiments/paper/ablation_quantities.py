@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from evaluation.measurements import Measurements
 from evaluation.metrics.interference import interference_at_effect
 from evaluation.report import Cell, Column
-from evaluation.sweeps import protected_flips, selectivity, target_values
+from evaluation.scale_sweeps import protected_flips, selectivity, target_values
 from experiments.paper.ablation_records import Point, Setting
 from experiments.paper.quantities import Quantity, clip_shift, effect_between, image_distances, interference
 

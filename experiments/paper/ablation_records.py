@@ -15,7 +15,7 @@ from evaluation.evaluate import laid_over
 from evaluation.measurements import Measurements, read_measurements
 from slider_lightning.assets import atomic_path, locked
 from slider_lightning.errors import InputError
-from slider_lightning.train import deciding
+from slider_lightning.runs import deciding
 from slider_lightning.training.run_folder import read_json_lines
 
 RECORDS_FILE = "records.jsonl"

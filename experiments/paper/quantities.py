@@ -13,8 +13,8 @@ from evaluation.measurements import Measurements, check_paired
 from evaluation.metrics.eye_size import eye_area_change
 from evaluation.metrics.interference import effect_curves, shares_at_effect
 from evaluation.report.table import ABSENT, Cell, Column, Row
+from evaluation.scale_sweeps import protected_flips, target_values
 from evaluation.statistics import Measure, PairedTest, bootstrap, bootstrap_mean, paired_bootstrap, paired_test
-from evaluation.sweeps import protected_flips, target_values
 
 EFFECT = 2.5  # standard deviations of the target, from -s to +s
 LABELS = {

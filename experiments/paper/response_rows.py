@@ -9,8 +9,8 @@ from evaluation.metrics.dose_response import response_curve
 from evaluation.metrics.freesliders import conceptual_range, preservation, smoothness
 from evaluation.metrics.interference import interference_at_effect
 from evaluation.report.table import ABSENT, Cell, Column, Row, Table
+from evaluation.scale_sweeps import protected_flips, selectivity, target_values
 from evaluation.statistics import Measure, bootstrap_mean
-from evaluation.sweeps import protected_flips, selectivity, target_values
 from experiments.paper.published import DOSE_RESPONSE, model_name
 from experiments.paper.quantities import (
     EFFECT,

@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluation.measurements import Measurements
 from evaluation.report.table import ABSENT, Cell, Column, Row, Table
-from evaluation.sweeps import attribute_shift
+from evaluation.scale_sweeps import attribute_shift
 from experiments.paper.published import TABLE1, TABLE2, TABLE3, comparability, model_name
 from experiments.paper.quantities import (
     clip_shift,

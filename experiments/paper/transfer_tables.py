@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from evaluation.measurements import Measurements
 from evaluation.report.table import ABSENT, Cell, Column, Row, Table
+from evaluation.scale_sweeps import target_values
 from evaluation.statistics import Measure, bootstrap_mean
-from evaluation.sweeps import target_values
 from experiments.paper.claims import FAILS, HOLDS, SIGNIFICANT, UNDECIDED
 from experiments.paper.published import model_name
 from experiments.paper.rows import common_notes

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evaluation.attributes import Schema
 from evaluation.measurements import Measurements
+from evaluation.scale_sweeps import seed_changes
 from evaluation.statistics import (
     BOOTSTRAP_SEED,
     PERMUTATION_SEED,
@@ -23,7 +24,6 @@ from evaluation.statistics import (
     bootstrap_mean,
     check_units,
 )
-from evaluation.sweeps import seed_changes
 from slider_lightning.errors import InputError
 
 Similarity = Callable[[Float[np.ndarray, "*rows entries"], Float[np.ndarray, "*rows entries"]], np.ndarray]

@@ -16,8 +16,8 @@ from torch import Tensor
 from evaluation.measurements import Measurements
 from evaluation.metrics.eye_size import eye_area_change
 from evaluation.report.table import Column
+from evaluation.scale_sweeps import Sweep, shift_of
 from evaluation.statistics import Measure, PairedTest, bootstrap, paired_bootstrap
-from evaluation.sweeps import Sweep, shift_of
 from experiments.paper.quantities import Quantity
 from slider_lightning.errors import InputError
 

@@ -1,13 +1,15 @@
 """The training of sliders: LightningModules, checkpoints, and the folder a run leaves."""
 
-from slider_lightning.training.callbacks import SliderFile, TrainingCost
+from slider_lightning.training.callbacks import SliderFiles, TrainingCost
 from slider_lightning.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from slider_lightning.training.checks import TrainingChecks
-from slider_lightning.training.json_lines import JsonLinesLogger
-from slider_lightning.training.pair_slider import PairEmbeds, PairSliderModule
+from slider_lightning.training.json_lines import JsonLinesLogger, SliderLogger
+from slider_lightning.training.optimizer import OptimizerConfig
+from slider_lightning.training.pair_slider import PairEmbeds, PairTask
 from slider_lightning.training.run_folder import RunFolder
-from slider_lightning.training.slider_module import OptimizerConfig, SliderModule
-from slider_lightning.training.text_slider import TextSliderModule
+from slider_lightning.training.slider_module import SliderModule, loss_key
+from slider_lightning.training.tasks import SliderTask
+from slider_lightning.training.text_slider import TextTask
 from slider_lightning.training.trainer import TrainerConfig, build_trainer
 
 __all__ = [
@@ -16,13 +18,16 @@ __all__ = [
     "LastCheckpoint",
     "OptimizerConfig",
     "PairEmbeds",
-    "PairSliderModule",
+    "PairTask",
     "RunFolder",
-    "SliderFile",
+    "SliderFiles",
+    "SliderLogger",
     "SliderModule",
-    "TextSliderModule",
+    "SliderTask",
+    "TextTask",
     "TrainerConfig",
     "TrainingChecks",
     "TrainingCost",
     "build_trainer",
+    "loss_key",
 ]

@@ -1,6 +1,7 @@
 """What happens around training: the slider file at its end, and what it cost."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +10,39 @@ import lightning as L
 from slider_lightning.adapters import SliderBase, SliderMetadata, save_slider
 from slider_lightning.backbone import Backbone
 from slider_lightning.data import Cost
+from slider_lightning.training.checks import TrainingChecks
 from slider_lightning.training.slider_module import SliderModule
 
 
-class SliderFile(L.Callback):
-    """Writes the trained slider when training ends well; `TrainingChecks` before it says whether it did.
+class SliderFiles(L.Callback):
+    """Writes the trained sliders when training ends well, but those that `TrainingChecks` refused.
 
     Args:
-        path: file to write.
-        metadata: what the file tells about itself.
+        files: for every slider of the bank the file to write, and what it tells about itself.
+        checks: the callback that ran before this one.
     """
 
-    def __init__(self, path: Path, metadata: SliderMetadata) -> None:
-        self.path = path
-        self.metadata = metadata
+    def __init__(self, files: Sequence[tuple[Path, SliderMetadata]], checks: TrainingChecks) -> None:
+        self.files = tuple(files)
+        self.checks = checks
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the file, in the first process only; also when a resumed run had nothing left to train.
+        """Writes the files, in the first process only; also when a resumed run had nothing left to train.
+
+        A file that an earlier training left for a slider refused now is removed.
 
         Raises:
             InputError: if the disk refuses.
         """
         assert isinstance(pl_module, SliderModule)
-        slider = pl_module.bank.sliders[0]
-        assert isinstance(slider, SliderBase)
-        if trainer.is_global_zero:
-            save_slider(self.path, slider, self.metadata)
+        if not trainer.is_global_zero:
+            return
+        for number, (slider, (path, metadata)) in enumerate(zip(pl_module.bank.sliders, self.files, strict=True)):
+            assert isinstance(slider, SliderBase)
+            if number in self.checks.failures:
+                path.unlink(missing_ok=True)
+            else:
+                save_slider(path, slider, metadata)
 
 
 class TrainingCost(L.Callback):

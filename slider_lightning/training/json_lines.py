@@ -58,3 +58,22 @@ class JsonLinesLogger(Logger):
         rows = read_json_lines(self.path) if self.path.exists() else []
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
+
+
+class SliderLogger(JsonLinesLogger):
+    """The lines that one of several sliders trained together would have logged alone.
+
+    Args:
+        path: the file.
+        key: under which its loss is logged.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        super().__init__(path)
+        self.key = key
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Appends its own loss."""
+        if self.key in metrics:
+            super().log_metrics({"train/loss": metrics[self.key], "epoch": metrics["epoch"]}, step)

@@ -1,22 +1,20 @@
-"""The training step of an image-pair slider."""
+"""What an image-pair slider learns."""
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from slider_lightning.adapters import SliderBank
 from slider_lightning.backbone import Backbone, PromptEmbeds
 from slider_lightning.data import ConceptEmbeds, PairBatch
 from slider_lightning.objectives import (
     ImagePairObjective,
     odd_targets,
     slider_direction,
-    slider_loss,
     slider_target,
-    weighted_loss,
 )
-from slider_lightning.training.slider_module import OptimizerConfig, SliderModule
+from slider_lightning.training.optimizer import OptimizerConfig
+from slider_lightning.training.tasks import SliderTask, TrainRows
 
 
 @dataclass(frozen=True)
@@ -32,67 +30,69 @@ class PairEmbeds:
     text: ConceptEmbeds | None = None
 
 
-class PairSliderModule(SliderModule):
-    """Trains one slider on twins at both signs (eq. 6).
+class PairTask(SliderTask):
+    """Eq. 6 on twins at both signs.
 
     Args:
-        backbone: the frozen model; `setup` moves it to the process's device.
-        bank: bank of the one slider to train, attached to the backbone's UNet.
+        backbone: the frozen model.
         embeds: the embedded prompts; those of text are there where the objective asks for it.
         objective: anchor, text guidance.
         optimizer: AdamW's settings.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        bank: SliderBank,
-        embeds: PairEmbeds,
-        objective: ImagePairObjective,
-        optimizer: OptimizerConfig,
+        self, backbone: Backbone, embeds: PairEmbeds, objective: ImagePairObjective, optimizer: OptimizerConfig
     ) -> None:
-        super().__init__(backbone, bank, optimizer)
+        super().__init__(backbone, optimizer)
         self.embeds = embeds
         self.objective = objective
 
-    def setup(self, stage: str) -> None:
-        """Moves what Lightning does not know of."""
-        super().setup(stage)
+    def move(self) -> None:
+        """Moves the prompt of eq. 6 to the backbone's device."""
         self.embeds = replace(self.embeds, prompt=self.embeds.prompt.to(self.backbone.device, self.backbone.dtype))
 
-    def loss(self, batch: PairBatch, *, slider_on: bool = True) -> Tensor:
-        """The loss of a batch of twins, all rows in one forward."""
+    def rows(self, batch: PairBatch) -> tuple[TrainRows, ...]:
+        """The twins of a batch; where text guides, once more with eq. 4's targets."""
         if self.objective.anchor:
             batch = self._anchored(batch)
-        rows = batch.active()
-        noise_pred = self._predict(rows, self.embeds.prompt, slider_on)
-        loss = weighted_loss(noise_pred, rows.target, rows.weights)
-        if self.objective.text is not None:
-            loss = loss + self.objective.text.weight * self._text_loss(rows, slider_on)
-        return loss
+        active = batch.active()
+        embeds = self._repeated(self.embeds.prompt, active)
+        rows = TrainRows(
+            active.latents, active.timestep, embeds, active.scale, active.target, active.time_ids, active.weights
+        )
+        return (rows,) if self.objective.text is None else (rows, self._text_rows(active))
 
     def _anchored(self, batch: PairBatch) -> PairBatch:
-        with torch.no_grad():
-            frozen = self._predict(batch, self.embeds.prompt, slider_on=False)
+        frozen = self._frozen(batch, self.embeds.prompt)
         low, high = odd_targets(*frozen.chunk(2), *batch.target.chunk(2), *batch.scale.chunk(2))
         return replace(batch, target=torch.cat([low, high]))
 
-    def _text_loss(self, rows: PairBatch, slider_on: bool) -> Tensor:
+    def _text_rows(self, batch: PairBatch) -> TrainRows:
         """Eq. 4 at the twins' own states and scales."""
         assert self.objective.text is not None
         assert self.embeds.text is not None
         text, embeds = self.objective.text.objective, self.embeds.text
-        with torch.no_grad():
-            target = self._predict(rows, embeds.target, slider_on=False)
-            positive, negative = (
-                torch.stack([self._predict(rows, side[i], slider_on=False) for i in range(len(side))], dim=1)
-                for side in (embeds.positive, embeds.negative)
-            )
-            direction = slider_direction(target, positive, negative, text.reduction)
-            wanted = slider_target(target, direction, rows.scale, text.eta, text.mode)
-        return slider_loss(self._predict(rows, embeds.target, slider_on), wanted)
+        target = self._frozen(batch, embeds.target)
+        positive, negative = (
+            torch.stack([self._frozen(batch, side[i]) for i in range(len(side))], dim=1)
+            for side in (embeds.positive, embeds.negative)
+        )
+        direction = slider_direction(target, positive, negative, text.reduction)
+        return TrainRows(
+            batch.latents,
+            batch.timestep,
+            self._repeated(embeds.target, batch),
+            batch.scale,
+            slider_target(target, direction, batch.scale, text.eta, text.mode),
+            batch.time_ids,
+            share=self.objective.text.weight,
+        )
 
-    def _predict(self, rows: PairBatch, embeds: PromptEmbeds, slider_on: bool) -> Tensor:
-        repeated = embeds.to(self.backbone.device, self.backbone.dtype).repeat_interleave(len(rows))
-        with self.bank.scales(rows.scale[:, None] * slider_on):
-            return self.backbone.predict_noise(rows.latents, rows.timestep, repeated, rows.time_ids)
+    @torch.no_grad()
+    def _frozen(self, batch: PairBatch, embeds: PromptEmbeds) -> Tensor:
+        """What the model says without any slider."""
+        rows = self._repeated(embeds, batch)
+        return self.backbone.predict_noise(batch.latents, batch.timestep, rows, batch.time_ids)
+
+    def _repeated(self, embeds: PromptEmbeds, batch: PairBatch) -> PromptEmbeds:
+        return embeds.to(self.backbone.device, self.backbone.dtype).repeat_interleave(len(batch))

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from slider_lightning.errors import InputError
@@ -68,7 +70,7 @@ def build_trainer(
     Raises:
         InputError: if this machine has no such accelerator, or Lightning refuses another choice.
     """
-    bar: list[Callback] = [RichProgressBar()] if config.progress_bar else []
+    bar: list[Callback] = [StepProgressBar(config.log_every_n_steps)] if config.progress_bar else []
     try:
         return L.Trainer(
             accelerator=config.accelerator,
@@ -83,10 +85,35 @@ def build_trainer(
             log_every_n_steps=config.log_every_n_steps,
             logger=list(loggers),
             callbacks=[LastCheckpoint(run.checkpoints, config.checkpoint_every_n_steps), *bar, *callbacks],
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *cluster_plugins()],
             enable_progress_bar=config.progress_bar,
             enable_model_summary=False,
             default_root_dir=run.path,
         )
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise InputError(f"Expected trainer settings that Lightning takes, but it answers: {error}") from error
+
+
+class StepProgressBar(RichProgressBar):
+    """Lightning's bar, but the figures beside it are read every `every_n_steps` steps: each look waits for the device.
+
+    Args:
+        every_n_steps: optimizer steps between two looks.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        super().__init__()
+        self._every_n_steps = every_n_steps
+        self._told: dict[str, Any] = {}
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The figures beside the bar."""
+        if not self._told or trainer.global_step % self._every_n_steps == 0:
+            self._told = dict(super().get_metrics(trainer, pl_module))
+        return self._told
+
+
+def cluster_plugins() -> list[SLURMEnvironment]:
+    """SLURM without Lightning's requeueing: what submitted the job queues it again."""
+    on_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if on_slurm else []

@@ -1,0 +1,166 @@
+"""A grid of settings trained as one: `python -m slider_lightning.train experiment=age grid.eta=[1,2,4]`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+
+from slider_lightning.assets import locked
+from slider_lightning.config import check, plain_config, typed
+from slider_lightning.errors import InputError
+from slider_lightning.runs import deciding, finished, same_config, train_sliders
+from slider_lightning.training import RunFolder
+from slider_lightning.training.run_folder import write_json
+
+logger = logging.getLogger(__name__)
+
+GRID_FILE = "grid.json"
+# Name of an axis to the override that it stands for.
+AXES = {
+    "rank": "adapter.rank",
+    "alpha": "adapter.alpha",
+    "layers": "adapter.layers",
+    "eta": "objective.eta",
+    "reduction": "objective.reduction",
+    "lr": "optimizer.lr",
+    "seed": "seed",
+    "concept": "concept",
+    "experiment": "experiment",
+}
+# What all sliders of a training have in common.
+SHARED = ("model", "trainer", "paths")
+_PLAIN_WORD = re.compile(r"[\w./+-]+")
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One point of a grid.
+
+    Args:
+        overrides: key to its value there.
+        config: the plain, checked config that the same overrides alone compose.
+    """
+
+    overrides: dict[str, Any]
+    config: dict[str, Any]
+
+
+def axes_of(config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The axes that a config's `grid` names, key of the config to its values; none where no list is given.
+
+    Raises:
+        InputError: for an axis that is unknown, no list, empty, or names a value twice.
+    """
+    axes = {}
+    for name, values in config["grid"].items():
+        if name not in AXES:
+            raise InputError(f"Unknown axis grid.{name}; known are {', '.join(AXES)}.")
+        if values is None:
+            continue
+        listed = typed(values, list[Any], f"grid.{name}")
+        if not listed or len({repr(value) for value in listed}) < len(listed):
+            raise InputError(f"Expected grid.{name} to list different values, but got {listed}; change it.")
+        axes[AXES[name]] = listed
+    return axes
+
+
+def grid_points(axes: Mapping[str, Sequence[Any]], overrides: Sequence[str]) -> tuple[GridPoint, ...]:
+    """All combinations of the axes' values, the last axis fastest; Hydra must be initialized.
+
+    Args:
+        axes: key of the config to its values.
+        overrides: what the command line says beside the grid; a value given there for an axis is replaced.
+
+    Raises:
+        InputError: if a point's config is wrong.
+    """
+    kept = [each for each in overrides if not each.startswith("grid.") and each.partition("=")[0] not in axes]
+    points = []
+    for values in itertools.product(*axes.values()):
+        own = dict(zip(axes, values, strict=True))
+        config = plain_config(compose("train", [*kept, *(f"{key}={override_text(own[key])}" for key in own)]))
+        check(config)
+        points.append(GridPoint(own, config))
+    return tuple(points)
+
+
+def override_text(value: Any) -> str:
+    """A value in the grammar of Hydra's command line."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(override_text(item) for item in value)}]"
+    if isinstance(value, int | float) or _PLAIN_WORD.fullmatch(value):
+        return str(value)
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def train_grid(points: Sequence[GridPoint], outputs: Path) -> list[RunFolder]:
+    """The finished runs of all points: those that lie in their folders, and the others trained together now.
+
+    A grid that was killed goes on from its last checkpoint.
+
+    Args:
+        points: of one model and trainer.
+        outputs: folder of all runs; the grid's own is `<name>/grid-<hash>` in it.
+
+    Raises:
+        InputError: as `runs.train_sliders`, or if two points are the same run, or differ in what all share.
+    """
+    check_points(points)
+    home = RunFolder(grid_folder(points, outputs))
+    write_json(
+        home.path / GRID_FILE,
+        {
+            "axes": {key: list(dict.fromkeys(point.overrides[key] for point in points)) for key in points[0].overrides},
+            "runs": [{"overrides": point.overrides, "run": point.config["run"]} for point in points],
+        },
+    )
+    with locked(home.path, "grid"):
+        open_points = [point for point in points if not _found(point)]
+        if open_points:
+            whole = len(open_points) == len(points)
+            place = home if whole else RunFolder(grid_folder(open_points, outputs))
+            train_sliders([point.config for point in open_points], place, resume=True)
+    logger.info("Grid of %d runs: %s", len(points), home.path)
+    return [RunFolder(Path(point.config["run"])) for point in points]
+
+
+def check_points(points: Sequence[GridPoint]) -> None:
+    """Refuse points that cannot be trained together.
+
+    Raises:
+        InputError: if two points are the same run, or they differ in model, trainer or paths.
+    """
+    runs = [point.config["run"] for point in points]
+    if len(set(runs)) < len(runs):
+        raise InputError("Expected a grid of different runs, but two points are the same; change the axes.")
+    for name in SHARED:
+        if any(point.config[name] != points[0].config[name] for point in points):
+            raise InputError(
+                f"Expected all points of a grid to share their {name}, but they differ in it; sweep with -m instead."
+            )
+
+
+def grid_folder(points: Sequence[GridPoint], outputs: Path) -> Path:
+    """The folder of a grid, named by all that decides its runs."""
+    names = "-".join(dict.fromkeys(point.config["name"] for point in points))
+    content = "\n".join(deciding(point.config) for point in points)
+    return outputs / names / f"grid-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def _found(point: GridPoint) -> bool:
+    run = RunFolder(Path(point.config["run"]))
+    found = finished(run) and same_config(run, point.config)
+    if found:
+        logger.info("Run folder: %s (finished before)", run.path)
+    return found

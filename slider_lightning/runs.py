@@ -1,0 +1,248 @@
+"""From checked configs to run folders: one slider, or several trained at once on one model."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from slider_lightning.adapters import SliderBank, SliderBase
+from slider_lightning.assembly import PAIRS_DIGEST, Assembly, assemble, data_identity
+from slider_lightning.backbone import Backbone
+from slider_lightning.config import build, canonical_text, portable_path, typed
+from slider_lightning.data import JointDataModule, measured_cost
+from slider_lightning.errors import InputError
+from slider_lightning.generation import ProgressCallback, StripConfig, make_strip, save_image
+from slider_lightning.training import (
+    JsonLinesLogger,
+    RunFolder,
+    SliderFiles,
+    SliderLogger,
+    SliderModule,
+    TrainerConfig,
+    TrainingChecks,
+    TrainingCost,
+    build_trainer,
+    loss_key,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Point:
+    """One slider of a training.
+
+    Args:
+        config: its checked config, and what else decides the result.
+        run: its folder.
+        assembly: its task and data.
+        strip: the picture it leaves; None leaves none.
+    """
+
+    config: dict[str, Any]
+    run: RunFolder
+    assembly: Assembly
+    strip: StripConfig | None
+
+    @classmethod
+    def of(cls, config: dict[str, Any], backbone: Backbone) -> Point:
+        """The point that a config describes; InputError if its parts do not belong together."""
+        typed(config["seed"], int, "seed")
+        strip = build(config["strip"], "strip.") if config["strip"] else None
+        return cls(config, RunFolder(Path(config["run"])), assemble(config, backbone), strip)
+
+
+def train_sliders(configs: Sequence[dict[str, Any]], home: RunFolder, *, resume: bool) -> list[RunFolder]:
+    """Train a slider for every config, all in one batch on one model, and fill their run folders.
+
+    Args:
+        configs: plain, checked configs of conf/train.yaml, which may differ in concept, adapter, objective, data,
+            optimizer's settings and seed.
+        home: keeps checkpoints and the log of the whole; the run itself where there is one.
+        resume: go on from the last checkpoint in `home`.
+
+    Returns:
+        The runs, in order.
+
+    Raises:
+        InputError: for a config, model, checkpoint or disk that training cannot work with; or if sliders were refused
+            at the end, after the others were written.
+    """
+    started = time.perf_counter()
+    trainer_config: TrainerConfig = build(configs[0]["trainer"], "trainer.")
+    backbone: Backbone = build(configs[0]["model"], "model.")
+    points = [Point.of(config, backbone) for config in configs]
+    for point in points:
+        if point.strip is not None:
+            backbone.encode_prompts([point.strip.prompt])
+    backbone.free_text_encoders()
+    for point in points:
+        point.assembly.gather()
+        point.config = {**point.config, **point.assembly.identity()}
+    seeded = [point.assembly.adapter.new_slider(backbone.unet, seed=point.config["seed"]) for point in points]
+    bank = SliderBank(backbone.unet, seeded)
+    loggers = run_loggers(points, home)
+    cost, checks = TrainingCost(), TrainingChecks(trainer_config.log_every_n_steps)
+    files = SliderFiles([(point.run.slider, point.assembly.metadata()) for point in points], checks)
+    trainer = build_trainer(trainer_config, home, loggers, [cost, checks, files])
+    with ProgressCallback(points[0].assembly.preparation) as progress:
+        data = JointDataModule([point.assembly.data(bank, progress) for point in points])
+        for point in points:
+            prepare_run(point.run, point.config, resume)
+        checkpoint = prepare_home(home, resume)
+        module = SliderModule(backbone, bank, [point.assembly.task() for point in points])
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        finish(points, home, Trained(backbone, bank, data, cost, checks, trainer, started))
+        log_to_wandb(home, loggers)
+    if checks.failures:
+        raise InputError(
+            f"Expected {len(points)} good sliders, but {len(checks.failures)} were refused: "
+            + " ".join(f"{points[number].run.path}: {problem}" for number, problem in sorted(checks.failures.items()))
+        )
+    return [point.run for point in points]
+
+
+@dataclass
+class Trained:
+    """What a training leaves in memory."""
+
+    backbone: Backbone
+    bank: SliderBank
+    data: JointDataModule
+    cost: TrainingCost
+    checks: TrainingChecks
+    trainer: L.Trainer
+    started: float
+
+
+def finish(points: Sequence[Point], home: RunFolder, trained: Trained) -> None:
+    """Pictures, figures and, last, the manifests, by which a finished run is known.
+
+    What the sliders of a joint training cost together is shared between their runs in equal parts.
+    """
+    good = {number: point for number, point in enumerate(points) if number not in trained.checks.failures}
+    count = len(points)
+    for number, point in good.items():
+        costs = trained.data.cost.summary("cache", count) | trained.cost.cost.summary("train", count)
+        joint = {"trained_together": count} if count > 1 else {}
+        point.run.update_summary(costs | trained.checks.summary(number) | joint)
+        draw_strip_of_run(point, trained.backbone, trained.bank, number)
+    seconds = time.perf_counter() - trained.started
+    if all(point.run != home for point in points):
+        whole = trained.data.cost.summary("cache") | trained.cost.cost.summary("train")
+        home.update_summary(whole | trained.checks.cost.summary("checks") | {"sliders": count})
+    for point in good.values():
+        point.run.write_manifest(
+            seeds={"slider": point.config["seed"], "data": point.config["seed"]},
+            assets={
+                portable_path(point.config["model"]["path"]): trained.backbone.fingerprint,
+                **point.assembly.identity(),
+            },
+            seconds=seconds / count,
+            device=str(trained.backbone.device),
+        )
+        logger.info("Run folder: %s", point.run.path)
+
+
+def run_loggers(points: Sequence[Point], home: RunFolder) -> list[Logger]:
+    """metrics.jsonl of the whole and of every run, and what logger= names."""
+    chosen = points[0].config["logger"]
+    loggers: list[Logger] = [JsonLinesLogger(home.metrics)]
+    if len(points) > 1:
+        loggers += [SliderLogger(point.run.metrics, loss_key(number)) for number, point in enumerate(points)]
+    return [*loggers, *([build(chosen, "logger.")] if chosen else [])]
+
+
+@rank_zero_only
+def prepare_run(run: RunFolder, config: dict[str, Any], resume: bool) -> None:
+    """Write config.yaml, and drop what an earlier run of the same configuration left, unless it is resumed.
+
+    Raises:
+        InputError: if a run is to be resumed on other images.
+    """
+    if resume and run.config.is_file():
+        began = yaml.safe_load(run.config.read_text()).get(PAIRS_DIGEST)
+        if began != config.get(PAIRS_DIGEST):
+            raise InputError(
+                f"Expected to resume {run.path} on the images it began with, but they have changed; train from the "
+                "beginning with resume=false."
+            )
+    else:
+        for leftover in (run.slider, run.metrics, run.summary, run.strip, run.manifest):
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_config(yaml.safe_dump(config, sort_keys=False))
+
+
+def prepare_home(home: RunFolder, resume: bool) -> Path | None:
+    """The checkpoint to go on from; without `resume` the first process drops what there is.
+
+    Raises:
+        InputError: if the checkpoint is damaged.
+    """
+    if resume:
+        return home.resume_checkpoint()
+    _drop_checkpoints(home)
+    return None
+
+
+@rank_zero_only
+def _drop_checkpoints(home: RunFolder) -> None:
+    shutil.rmtree(home.checkpoints, ignore_errors=True)
+    home.path.mkdir(parents=True, exist_ok=True)
+
+
+def deciding(config: Mapping[str, Any], *beside: str) -> str:
+    """All of a config that decides what its run holds, the same on every machine; the keys `beside` do not."""
+    left_out = ("run", "resume", "paths", "logger", "grid", *beside)
+    return canonical_text({key: value for key, value in config.items() if key not in left_out})
+
+
+def same_config(run: RunFolder, config: Mapping[str, Any]) -> bool:
+    """Whether a run, finished or not, is of this config and, where it has any, of these images.
+
+    Raises:
+        InputError: if images are missing or do not belong together.
+    """
+    wanted = deciding({**config, **data_identity(config)})
+    return run.config.is_file() and deciding(yaml.safe_load(run.config.read_text())) == wanted
+
+
+def finished(run: RunFolder) -> bool:
+    """Whether a run came to its end: the manifest is written last."""
+    return run.slider.is_file() and run.manifest.is_file()
+
+
+def draw_strip_of_run(point: Point, backbone: Backbone, bank: SliderBank, number: int) -> None:
+    """Write strip.png of slider `number` of the bank, and what it cost."""
+    if point.strip is None:
+        return
+    slider = bank.sliders[number]
+    assert isinstance(slider, SliderBase)
+    sampler = build(point.config["sampler"], "sampler.")
+    with measured_cost(backbone) as cost, SliderBank(backbone.unet, [slider]) as alone:
+        image = make_strip(backbone, alone, point.config["concept"]["name"], point.strip, sampler)
+    save_image(image, point.run.strip)
+    point.run.update_summary(cost.summary("strip"))
+
+
+def log_to_wandb(run: RunFolder, loggers: Sequence[Logger]) -> None:
+    """The strip and the summary, where W&B is among the loggers."""
+    for wandb_logger in loggers:
+        if isinstance(wandb_logger, WandbLogger):
+            if run.strip.is_file():
+                wandb_logger.log_image("strip", [str(run.strip)])
+            wandb_logger.experiment.summary.update(run.read_summary())
+            wandb_logger.experiment.finish()
