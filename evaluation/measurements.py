@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evaluation.attributes import Schema, schema_from_json, schema_labels, schema_slices
-from evaluation.sweeps import Sweep
+from evaluation.scale_sweeps import Sweep
 from slider_lightning.assets import atomic_path
 from slider_lightning.errors import InputError
 from slider_lightning.training.run_folder import json_ready, read_json_lines

@@ -8,8 +8,7 @@ from evaluation.attributes import Schema
 from evaluation.measurements import Measurements
 from evaluation.metrics.dose_response import spearman_over_scales
 from evaluation.metrics.eye_size import eye_area_change
-from evaluation.statistics import Measure, bootstrap_mean
-from evaluation.sweeps import (
+from evaluation.scale_sweeps import (
     attribute_shift,
     check_scales,
     interference,
@@ -17,6 +16,7 @@ from evaluation.sweeps import (
     selectivity,
     target_values,
 )
+from evaluation.statistics import Measure, bootstrap_mean
 from slider_lightning.errors import InputError
 
 

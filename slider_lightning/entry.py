@@ -17,17 +17,19 @@ import hydra
 import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from slider_lightning.config import CONF, check, plain_config, register_resolvers
 from slider_lightning.errors import InputError
 
 Task = Callable[[dict[str, Any]], object]
+# Packages whose errors mean that the process of a job is gone; they need not be installed.
+LAUNCHERS = ("submitit.", "joblib.")
 
 
 def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
-    """Make a command out of a function of the plain, checked config.
+    """Make a command out of a function of the plain, checked config; what it returns is what a sweeper optimizes.
 
     Args:
         config_name: file in conf/ that the command composes.
@@ -36,12 +38,13 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
     def decorate(task: Task) -> Callable[[], None]:
         @wraps(task)
-        def checked_task(config: DictConfig) -> None:
+        def checked_task(config: DictConfig) -> object:
             try:
+                register_resolvers()  # the job of a sweep may run in a process of its own
                 quiet_libraries()
                 plain = plain_config(config)
                 check(plain)
-                task(plain)
+                return task(plain)
             except InputError:
                 run_dir = Path(HydraConfig.get().runtime.output_dir)
                 if run_dir != Path.cwd():
@@ -56,13 +59,20 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked_task)()
             except InputError as error:
-                _end(str(error))
+                end(str(error))
             except (HydraException, OmegaConfBaseException) as error:
-                _end(one_sentence(error))
+                end(one_sentence(error))
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                _end(f"Expected room on the disk for {error.filename or 'the results'}, but it is full; free some.")
+                end(f"Expected room on the disk for {error.filename or 'the results'}, but it is full; free some.")
+            except RuntimeError as error:
+                if not type(error).__module__.startswith(LAUNCHERS):
+                    raise
+                end(
+                    f"Expected every job of the sweep to come back, but {type(error).__name__} says that one was "
+                    "killed; start the same command again, which takes finished points as they are."
+                )
 
         return main
 
@@ -92,6 +102,12 @@ def one_sentence(error: BaseException) -> str:
     return textwrap.shorten("; ".join(kept), 600)
 
 
-def _end(message: str) -> NoReturn:
+def sweeping() -> bool:
+    """Whether this is a point of a sweep (`-m`)."""
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
+def end(message: str) -> NoReturn:
+    """End the process with one sentence on stderr and status 2."""
     sys.stderr.write(f"error: {message}\n")
     raise SystemExit(2)

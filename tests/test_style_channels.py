@@ -11,11 +11,11 @@ from evaluation.attributes import schema_slices
 from evaluation.judges.panel import Judges
 from evaluation.judges.probe import load_probe
 from evaluation.report import markdown
+from evaluation.scale_sweeps import Sweep, attribute_shift, selectivity, target_values
 from evaluation.style_channels import BestChannels, ChannelRanking, RankingSettings, rank_channels
 from evaluation.style_channels.effects import ChannelAim, best_first, channel_changes, target_column
 from evaluation.style_channels.readings import FaceMoves, FaceReader, MovedFaces
 from evaluation.style_channels.report import channel_strip, effects_figure, ranking_table
-from evaluation.sweeps import Sweep, attribute_shift, selectivity, target_values
 from experiments.tiny_faces.panel import load_judges
 from experiments.tiny_faces.stylegan.networks import Generator, GeneratorSize
 from slider_lightning.config import ROOT, build

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from evaluation.measurements import Measurements
+from evaluation.scale_sweeps import attribute_shift
 from evaluation.statistics import Measure
-from evaluation.sweeps import attribute_shift
 from experiments.paper.claims import FAILS, HOLDS, UNDECIDED
 from experiments.paper.transfer_tables import similarities, target_effect, verdict
 from experiments.paper.transfer_vectors import (

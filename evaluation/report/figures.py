@@ -15,8 +15,8 @@ from torch import Tensor
 
 from evaluation.measurements import Measurements
 from evaluation.report.style import COLORS, GREY, MARKERS, TEXT_WIDTH, new_figure, styled, zero_lines
+from evaluation.scale_sweeps import Sweep, attribute_shift, flips, protected_flips, target_values
 from evaluation.statistics import Measure, bootstrap_mean
-from evaluation.sweeps import Sweep, attribute_shift, flips, protected_flips, target_values
 from slider_lightning.errors import InputError
 
 PANELS_PER_ROW = 4

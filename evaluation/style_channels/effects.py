@@ -2,15 +2,15 @@
 
 A channel is moved by -k and +k of its deviations. Its effect on an attribute is the mean over faces of
 (reading at +k - reading at -k) / 2k, in standard deviations of the attribute over the world; an attribute with more
-than two classes has no sign, and its effect is the length that `evaluation.sweeps` states. The effect on eye area is
-relative to the mean area of the unmoved faces; that on CLIP is a change of the score (100 x cosine).
+than two classes has no sign, and its effect is the length that `evaluation.scale_sweeps` states. The effect on eye area
+is relative to the mean area of the unmoved faces; that on CLIP is a change of the score (100 x cosine).
 
 The score of a channel is |effect on the target| / (drift + charge). Drift is the mean |effect| on the attributes that
-are not meant, so |effect| / drift is the selectivity of `evaluation.sweeps`. To move the target by T takes T / |effect|
-deviations and costs drift x T / |effect| on the way; were that all, a channel that hardly does anything, and
-nothing else either, could win, though the move that it would take leaves the faces that the generator knows. So every
-deviation of the move itself is charged as so much drift. The score is T over this cost. Its order does not depend on
-the unit of the target, so one charge serves attributes, eye area and CLIP.
+are not meant, so |effect| / drift is the selectivity of `evaluation.scale_sweeps`. To move the target by T takes
+T / |effect| deviations and costs drift x T / |effect| on the way; were that all, a channel that hardly does anything,
+and nothing else either, could win, though the move that it would take leaves the faces that the generator knows. So
+every deviation of the move itself is charged as so much drift. The score is T over this cost. Its order does not depend
+on the unit of the target, so one charge serves attributes, eye area and CLIP.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor
 
 from evaluation.attributes import Attribute, Schema, schema_labels, schema_slices
 from evaluation.judges.panel import AttributeJudge
+from evaluation.scale_sweeps import SMALLEST_DRIFT, shift_of
 from evaluation.statistics import Measure, bootstrap
 from evaluation.style_channels.readings import CLIP, EYE_AREA, clip_texts
-from evaluation.sweeps import SMALLEST_DRIFT, shift_of
 from slider_lightning.errors import InputError
 
 EFFECT, DRIFT, SELECTIVITY, SCORE = "effect", "drift", "selectivity", "score"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluation.attributes import Attribute
-from evaluation.sweeps import (
+from evaluation.scale_sweeps import (
     Sweep,
     attribute_shift,
     flips,
