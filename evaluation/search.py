@@ -12,9 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 
 from evaluation.evaluate import evaluate
 from evaluation.statistics import Measure
-from slider_lightning.assets import locked
+from slider_lightning.assets import atomic_path, locked
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
+from slider_lightning.grid import axes_of
 from slider_lightning.runs import deciding
 from slider_lightning.train import ensure_trained
 
@@ -53,7 +54,8 @@ def check_study(folder: Path, config: Mapping[str, Any], searched: Sequence[str]
     with locked(folder, "study"):
         path = folder / SETTINGS_FILE
         if not path.is_file():
-            path.write_text(f"{digest}\n")
+            with atomic_path(path) as temporary:
+                temporary.write_text(f"{digest}\n")
         if path.read_text().strip() != digest:
             raise InputError(
                 f"Expected the study in {folder} to go on with the settings that it began with, but they differ; name "
@@ -70,6 +72,13 @@ def search_trial(config: dict[str, Any]) -> tuple[float, float]:
     Raises:
         InputError: for what training or measuring cannot work with.
     """
+    trainer = config["trainer"]
+    if trainer["devices"] * trainer["num_nodes"] > 1:
+        raise InputError("Expected one process per trial, since each would search alone; set trainer.devices=1.")
+    if axes_of(config):
+        raise InputError(
+            "Expected one slider per trial, but got a grid; leave out grid.*, or train it without a search."
+        )
     target, protected = config["evaluation"]["target"], config["evaluation"]["protected"]
     if not target or not protected:
         raise InputError(

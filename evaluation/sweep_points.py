@@ -13,11 +13,12 @@ import yaml
 from evaluation.evaluate import evaluate, laid_over, run_config
 from evaluation.statistics import Measure, from_record
 from slider_lightning.errors import InputError
+from slider_lightning.grid import GRID_FILE
 from slider_lightning.multirun import CONFIG_FILE, FAILED, FINISHED, POINTS_FILE, SweepPoint, read_points, varying
+from slider_lightning.runs import finished
 from slider_lightning.training import RunFolder
 from slider_lightning.training.run_folder import json_ready
 
-GRID_FILE = "grid.json"
 NOT_MEASURED = "not measured"
 Value = float | str
 
@@ -75,13 +76,31 @@ def read_sweep(folder: Path) -> SweepRuns:
             f"Expected {folder} to be the folder of a sweep, but it holds neither {POINTS_FILE} nor {GRID_FILE}; give "
             "the folder that the sweep printed, e.g. one in outputs/sweeps."
         )
-    points = read_points(folder)
+    points = tuple(each for point in read_points(folder) for each in expanded(point))
     if not points:
         raise InputError(f"Expected {folder / POINTS_FILE} to list points, but it is empty; start the sweep again.")
     config = folder / CONFIG_FILE
     shared = yaml.safe_load(config.read_text()) if config.is_file() else {}
     axes = tuple(key for key in varying([point.overrides for point in points]) if not key.startswith("hydra."))
     return SweepRuns(points, axes, (shared or {}).get("measure") or {})
+
+
+def expanded(point: SweepPoint) -> tuple[SweepPoint, ...]:
+    """The point itself, or the points of the grid that it trained; of a grid that failed some may be finished.
+
+    Raises:
+        InputError: if the grid's file is damaged.
+    """
+    path = Path(point.run) / GRID_FILE
+    if not point.run or not path.is_file():
+        return (point,)
+    shared = {key: value for key, value in point.overrides.items() if not key.startswith("grid.")}
+    return tuple(
+        SweepPoint(shared | inner.overrides, inner.run, FINISHED)
+        if finished(RunFolder(Path(inner.run)))
+        else SweepPoint(shared | inner.overrides, inner.run, point.status, point.error)
+        for inner in read_grid(path).points
+    )
 
 
 def read_grid(path: Path) -> SweepRuns:

@@ -7,17 +7,18 @@ import itertools
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 
-from slider_lightning.assets import locked
 from slider_lightning.config import check, plain_config, typed
 from slider_lightning.errors import InputError
-from slider_lightning.runs import deciding, finished, same_config, train_sliders
+from slider_lightning.runs import deciding, finished, only_here, same_config, train_sliders
 from slider_lightning.training import RunFolder
+from slider_lightning.training.checkpoints import last_checkpoint_path
 from slider_lightning.training.run_folder import write_json
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ def axes_of(config: Mapping[str, Any]) -> dict[str, list[Any]]:
         if values is None:
             continue
         listed = typed(values, list[Any], f"grid.{name}")
+        if any(isinstance(value, Mapping) for value in listed):
+            raise InputError(f"Expected grid.{name} to list plain values, but got {listed}; change it.")
         if not listed or len({repr(value) for value in listed}) < len(listed):
             raise InputError(f"Expected grid.{name} to list different values, but got {listed}; change it.")
         axes[AXES[name]] = listed
@@ -117,7 +120,7 @@ def train_grid(points: Sequence[GridPoint], outputs: Path) -> list[RunFolder]:
         InputError: as `runs.train_sliders`, or if two points are the same run, or differ in what all share.
     """
     check_points(points)
-    home = RunFolder(grid_folder(points, outputs))
+    home = grid_folder(points, outputs)
     write_json(
         home.path / GRID_FILE,
         {
@@ -125,14 +128,26 @@ def train_grid(points: Sequence[GridPoint], outputs: Path) -> list[RunFolder]:
             "runs": [{"overrides": point.overrides, "run": point.config["run"]} for point in points],
         },
     )
-    with locked(home.path, "grid"):
+    with only_here(home.path, "grid"):
         open_points = [point for point in points if not _found(point)]
+        # Killed between two manifests: what was trained together is finished together.
+        if open_points and last_checkpoint_path(home.checkpoints).is_file():
+            open_points = list(points)
         if open_points:
-            whole = len(open_points) == len(points)
-            place = home if whole else RunFolder(grid_folder(open_points, outputs))
-            train_sliders([point.config for point in open_points], place, resume=True)
+            _train_together(open_points, home if len(open_points) == len(points) else grid_folder(open_points, outputs))
     logger.info("Grid of %d runs: %s", len(points), home.path)
     return [RunFolder(Path(point.config["run"])) for point in points]
+
+
+def _train_together(points: Sequence[GridPoint], home: RunFolder) -> None:
+    """Train the points in one batch, each run folder locked; gone on from a checkpoint unless a config is another's."""
+    runs = {point.config["run"]: RunFolder(Path(point.config["run"])) for point in points}
+    with ExitStack() as locks:
+        for place in sorted(runs):
+            locks.enter_context(only_here(Path(place), "run"))
+        known = [point for point in points if runs[point.config["run"]].config.is_file()]
+        same = all(same_config(runs[point.config["run"]], point.config) for point in known)
+        train_sliders([point.config for point in points], home, resume=same)
 
 
 def check_points(points: Sequence[GridPoint]) -> None:
@@ -151,11 +166,11 @@ def check_points(points: Sequence[GridPoint]) -> None:
             )
 
 
-def grid_folder(points: Sequence[GridPoint], outputs: Path) -> Path:
+def grid_folder(points: Sequence[GridPoint], outputs: Path) -> RunFolder:
     """The folder of a grid, named by all that decides its runs."""
     names = "-".join(dict.fromkeys(point.config["name"] for point in points))
     content = "\n".join(deciding(point.config) for point in points)
-    return outputs / names / f"grid-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    return RunFolder(outputs / names / f"grid-{hashlib.sha256(content.encode()).hexdigest()[:8]}")
 
 
 def _found(point: GridPoint) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,6 +18,8 @@ from slider_lightning.assets import atomic_path, locked
 from slider_lightning.config import register_resolvers
 from slider_lightning.entry import end
 from slider_lightning.errors import InputError
+from slider_lightning.grid import axes_of, grid_folder, grid_points
+from slider_lightning.runs import is_first_process
 from slider_lightning.training.run_folder import read_json_lines
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ class SweepPoint:
 
     Args:
         overrides: key of the command line to its value as text.
-        run: its run folder; empty where its config could not say.
+        run: its run folder, or that of the grid which it trains; empty where its config could not say.
         status: "unfinished", "finished" or "failed".
         error: why it failed.
     """
@@ -58,36 +60,38 @@ class SweepPoints(Callback):
     """
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
+        self.sweeping = False
+        self.folder: Path | None = None  # in the first process of a sweep
         self.listed_before = 0
+        self.run = ""  # of the point that this process works on
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Makes the folder, with the config that the points share."""
+        self.sweeping = True
+        if not is_first_process():
+            return
         self.folder = Path(config.hydra.sweep.dir).absolute()
         self.listed_before = len(_lines(self.folder)) if (self.folder / POINTS_FILE).exists() else 0
         with atomic_path(self.folder / CONFIG_FILE) as temporary:
             temporary.write_text(OmegaConf.to_yaml(config))
 
-    @rank_zero_only
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Lists the point, so that one whose process is killed is not forgotten."""
         if self.folder is not None:
-            add_point(self.folder, SweepPoint(overrides_of(config), run_of(config), UNFINISHED))
+            self.run = run_of(config)
+            add_point(self.folder, SweepPoint(overrides_of(config), self.run, UNFINISHED))
 
-    @rank_zero_only
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Says how the point ended; a failure is kept from Hydra's own sweeper, which would forget later points."""
-        if self.folder is None:
-            return
-        if job_return.status is not JobStatus.FAILED:
-            add_point(self.folder, SweepPoint(overrides_of(config), run_of(config), FINISHED))
-            return
-        error = job_return._return_value
-        point = SweepPoint(overrides_of(config), run_of(config), FAILED, reason(error))
-        add_point(self.folder, point)
-        bug = None if isinstance(error, InputError) else error
-        logger.error("Failed: %s: %s", point_text(point.overrides), point.error, exc_info=bug)
-        if config.hydra.sweeper._target_ == BASIC_SWEEPER:
+        failed, error = job_return.status is JobStatus.FAILED, job_return._return_value
+        if self.folder is not None:
+            point = SweepPoint(overrides_of(config), self.run, *((FAILED, reason(error)) if failed else (FINISHED,)))
+            add_point(self.folder, point)
+            if failed:
+                bug = None if isinstance(error, InputError) else error
+                logger.error("Failed: %s: %s", point_text(point.overrides), point.error, exc_info=bug)
+        # In every process of a job, so that they go on to the next point together.
+        if failed and self.sweeping and config.hydra.sweeper._target_ == BASIC_SWEEPER:
             job_return.status = JobStatus.COMPLETED
             job_return.return_value = None
 
@@ -140,9 +144,12 @@ def overrides_of(config: DictConfig) -> dict[str, str]:
 
 
 def run_of(config: DictConfig) -> str:
-    """The run folder of a point; empty where its config cannot say."""
-    with suppress(OmegaConfBaseException, InputError):
-        return str(OmegaConf.select(config, "run") or "")
+    """The run folder of a point, or that of the grid which it trains; empty where its config cannot say."""
+    with suppress(OmegaConfBaseException, HydraException, InputError):
+        if axes := axes_of({"grid": OmegaConf.to_container(config.grid, resolve=True)}):
+            points = grid_points(axes, config.hydra.overrides.task)
+            return str(grid_folder(points, Path(config.paths.outputs)).path)
+        return str(config.run)
     return ""
 
 

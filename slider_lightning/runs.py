@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from slider_lightning.adapters import SliderBank, SliderBase
 from slider_lightning.assembly import PAIRS_DIGEST, Assembly, assemble, data_identity
+from slider_lightning.assets import locked
 from slider_lightning.backbone import Backbone
 from slider_lightning.config import build, canonical_text, portable_path, typed
 from slider_lightning.data import JointDataModule, measured_cost
@@ -105,7 +107,8 @@ def train_sliders(configs: Sequence[dict[str, Any]], home: RunFolder, *, resume:
     if trainer.is_global_zero:
         finish(points, home, Trained(backbone, bank, data, cost, checks, trainer, started))
         log_to_wandb(home, loggers)
-    if checks.failures:
+    # The first process speaks for all: one that ended with an error would take it along while it writes.
+    if checks.failures and trainer.is_global_zero:
         raise InputError(
             f"Expected {len(points)} good sliders, but {len(checks.failures)} were refused: "
             + " ".join(f"{points[number].run.path}: {problem}" for number, problem in sorted(checks.failures.items()))
@@ -158,6 +161,8 @@ def finish(points: Sequence[Point], home: RunFolder, trained: Trained) -> None:
 def run_loggers(points: Sequence[Point], home: RunFolder) -> list[Logger]:
     """metrics.jsonl of the whole and of every run, and what logger= names."""
     chosen = points[0].config["logger"]
+    if chosen and "save_dir" in chosen:
+        chosen = {**chosen, "save_dir": str(home.path)}
     loggers: list[Logger] = [JsonLinesLogger(home.metrics)]
     if len(points) > 1:
         loggers += [SliderLogger(point.run.metrics, loss_key(number)) for number, point in enumerate(points)]
@@ -202,6 +207,19 @@ def prepare_home(home: RunFolder, resume: bool) -> Path | None:
 def _drop_checkpoints(home: RunFolder) -> None:
     shutil.rmtree(home.checkpoints, ignore_errors=True)
     home.path.mkdir(parents=True, exist_ok=True)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a job that speaks for all."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def only_here(folder: Path, what: str) -> AbstractContextManager[None]:
+    """The lock of a folder that one job at a time trains in.
+
+    Of the processes of one job the first holds it: it starts the others, or waits for them, while it trains.
+    """
+    return locked(folder, what) if is_first_process() else nullcontext()
 
 
 def deciding(config: Mapping[str, Any], *beside: str) -> str:

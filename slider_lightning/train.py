@@ -7,11 +7,10 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from slider_lightning.assets import locked
 from slider_lightning.config import typed
 from slider_lightning.entry import entry_point, sweeping
 from slider_lightning.grid import axes_of, grid_points, train_grid
-from slider_lightning.runs import finished, same_config, train_sliders
+from slider_lightning.runs import finished, only_here, same_config, train_sliders
 from slider_lightning.training import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def ensure_trained(config: dict[str, Any]) -> RunFolder:
         InputError: as `train`.
     """
     run = RunFolder(Path(config["run"]))
-    with locked(run.path, "run"):
+    with only_here(run.path, "run"):
         same = same_config(run, config)
         if same and finished(run):
             logger.info("Run folder: %s (finished before)", run.path)
@@ -61,7 +60,8 @@ def main(config: dict[str, Any]) -> None:
     elif sweeping():
         ensure_trained(config)
     else:
-        train(config)
+        with only_here(Path(config["run"]), "run"):
+            train(config)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,8 @@ def _main() -> None:
     parser.add_argument("--data", default="teacher")
     options = vars(parser.parse_args())
     result = train(options.pop("pipeline"), RunFolder(options.pop("run")), **options)
-    print(json.dumps({"rank": result.trainer.global_rank, "cache": result.data.cost.sample_forwards}), flush=True)
+    told = {"rank": result.trainer.global_rank, "cache": result.data.cost.sample_forwards}
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.tiny_faces.pipeline import PipelineSize, build_unet
-from slider_lightning.adapters import AdapterConfig, DenseConfig, SliderBank, SliderBase
+from slider_lightning.adapters import AdapterConfig, DenseConfig, Slider, SliderBank, SliderBase
+from slider_lightning.backbone import load_backbone
 
 SIZE = PipelineSize(unet_channels=(32, 64), unet_layers=1, text_width=32, text_width_2=32)
 LOW_RANK = (
@@ -193,3 +194,35 @@ def test_compiled_forwards_group_their_rows(unet: UNet2DConditionModel) -> None:
         compiled.sum().backward()
         torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-5)
     assert any(parameter.grad is not None for parameter in bank.parameters())
+
+
+def test_a_slider_that_diverged_reaches_no_other_row(backbone) -> None:
+    large, small = (Slider(backbone.unet, AdapterConfig(rank=rank), seed=rank) for rank in (16, 1))
+    for parameter in small.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    scales = torch.tensor([[1.0, 0.0]] * 8 + [[0.0, 1.0]] * 2)
+    latents = torch.randn(10, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    with SliderBank(backbone.unet, [large, small]) as bank, bank.scales(scales), torch.no_grad():
+        noise_pred = backbone.predict_noise(latents, 500, backbone.encode_prompts(["a person"]).repeat_interleave(10))
+    assert noise_pred[:8].isfinite().all()
+    assert not noise_pred[8:].isfinite().any()
+
+
+def test_a_fused_optimizer_is_not_overlooked(pipeline_folder) -> None:
+    backbone = load_backbone(str(pipeline_folder), dtype="bfloat16")
+    slider = Slider(backbone.unet, AdapterConfig(rank=2), seed=0)
+    optimizer = torch.optim.AdamW(slider.parameters(), lr=0.1, fused=True)
+    latents = torch.randn(1, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    embeds = backbone.encode_prompts(["a person"])
+    with SliderBank(backbone.unet, [slider]) as bank:
+
+        def predicted() -> torch.Tensor:
+            with bank.scales([[1.0]]), torch.no_grad():
+                return backbone.predict_noise(latents, 500, embeds)
+
+        before = predicted()
+        for parameter in slider.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        bank.weights_changed()
+        assert (predicted() - before).abs().max() > 1e-3

@@ -48,7 +48,7 @@ def test_costs_are_counted_exactly(run: RunFolder) -> None:
     summary = run.read_summary()
     preserved, rollouts, steps = 4, 2, 6
     assert summary["cost/sample_forwards/cache"] == rollouts * (steps * (2 + 2 * preserved) - 1)
-    assert summary["cost/sample_forwards/train"] == 6 * 2 * 8
+    assert summary["cost/sample_forwards/train"] == 6 * 2 * 4
     assert summary["cost/seconds/train"] > 0
 
 

@@ -87,15 +87,17 @@ def test_every_point_of_a_grid_is_the_run_trained_alone(overrides, tmp_path) -> 
         # Its folder is the one that the command without a grid finds.
         assert str(runs[number].path) == composed("train", *overrides, *given)["run"]
         assert_same_training(runs[number], alone)
-        files = {path.name for path in runs[number].path.iterdir()} | {"checkpoints", "csv"}  # of the whole grid
-        assert files == {path.name for path in alone.path.iterdir()}
+        files = {path.name for path in runs[number].path.iterdir()} - {".lock"}
+        assert {path.name for path in alone.path.iterdir()} == files | {"checkpoints", "csv"}  # those of the whole grid
+        assert not {"checkpoints", "csv"} & files
         summary, expected = runs[number].read_summary(), alone.read_summary()
         assert summary.pop("trained_together") == 8
         assert summary.keys() == expected.keys()
         key = "cost/sample_forwards/train"
         assert summary[key] == expected[key] == 4 * 2 * 2
         assert summary["train/last_loss"] == pytest.approx(expected["train/last_loss"], rel=1e-3)
-    home = RunFolder(grid_folder(points_of(axes, overrides), tmp_path / "outputs"))
+    home = grid_folder(points_of(axes, overrides), tmp_path / "outputs")
+    assert {"checkpoints", "csv", "grid.json", "metrics.jsonl"} <= {path.name for path in home.path.iterdir()}
     whole = home.read_summary()
     assert whole["cost/sample_forwards/train"] == 8 * 4 * 2 * 2
     assert whole["cost/sample_forwards/cache"] == 3 * (2 + 2 * 4) - 1  # once for all
@@ -122,6 +124,18 @@ def test_a_grown_grid_trains_what_is_new(overrides, tmp_path) -> None:
     assert load_slider(runs[1].slider)[1].rank == 2
 
 
+def test_what_was_killed_between_two_manifests_is_finished_together(overrides, tmp_path) -> None:
+    points = points_of({"adapter.rank": [1, 2]}, overrides)
+    runs = train_grid(points, tmp_path / "outputs")
+    before = [load_slider(run.slider)[0].state_dict() for run in runs]
+    runs[1].manifest.unlink()
+    train_grid(points, tmp_path / "outputs")
+    assert all(run.manifest.exists() for run in runs)
+    assert len(list((tmp_path / "outputs" / "age").glob("grid-*"))) == 1
+    for run, weights in zip(runs, before, strict=True):
+        assert all(torch.equal(load_slider(run.slider)[0].state_dict()[name], each) for name, each in weights.items())
+
+
 def test_a_slider_that_diverges_does_not_take_the_others_along(overrides, tmp_path) -> None:
     points = points_of({"optimizer.lr": [2e-3, 1e18]}, overrides)
     with pytest.raises(InputError, match=r"Expected 2 good sliders, but 1 were refused: .*lower optimizer.lr"):
@@ -145,7 +159,7 @@ def test_a_killed_grid_goes_on_to_the_very_weights(overrides, tmp_path) -> None:
     given = [each for each in longer if not each.startswith("strip.")]
     axes = {"adapter.rank": [1, 2]}
     runs = [RunFolder(Path(point.config["run"])) for point in points_of(axes, given)]
-    home = RunFolder(grid_folder(points_of(axes, given), tmp_path / "outputs"))
+    home = grid_folder(points_of(axes, given), tmp_path / "outputs")
     command = [sys.executable, "-m", "slider_lightning.train", *given, "grid.rank=[1,2]"]
     threads = str(torch.get_num_threads())  # their number decides the order of sums
     process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": threads})
@@ -163,6 +177,20 @@ def test_a_killed_grid_goes_on_to_the_very_weights(overrides, tmp_path) -> None:
     for point, weights in zip(points_of(axes, elsewhere), killed, strict=True):
         straight = load_slider(RunFolder(Path(point.config["run"])).slider)[0].state_dict()
         assert all(torch.equal(straight[name], tensor) for name, tensor in weights.items())
+
+
+def test_two_processes_train_the_grid_of_one(overrides, tmp_path) -> None:
+    halved = [each.replace("data.batch_size=2", "data.batch_size=1") for each in overrides]
+    elsewhere = [each.replace("/outputs", "/pair") for each in halved]
+    command = [sys.executable, "-m", "slider_lightning.train", *elsewhere, "trainer=ddp", "grid.rank=[1,2]"]
+    process = subprocess.run(
+        command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    alone = train_grid(points_of({"adapter.rank": [1, 2]}, overrides), tmp_path / "outputs")
+    axes = {"adapter.rank": [1, 2]}
+    for point, run in zip(points_of(axes, [*elsewhere, "trainer=ddp"]), alone, strict=True):
+        assert_same_training(RunFolder(Path(point.config["run"])), run, tolerance=1e-2)
 
 
 # The module
@@ -239,6 +267,7 @@ def test_values_pass_through_the_command_line(value, overrides) -> None:
         ("grid.eta=3", "grid.eta"),
         ("grid.eta=[]", "different values"),
         ("grid.eta=[1,1]", "different values"),
+        ("grid.eta=[{a:1}]", "plain values"),
     ],
 )
 def test_a_wrong_axis_is_one_sentence(axis, match) -> None:

@@ -1,5 +1,6 @@
 """Sweeps as commands: every launcher keeps its points, a failure is alone and named, a preempted job goes on."""
 
+import json
 import os
 import signal
 import sys
@@ -14,10 +15,14 @@ import psutil
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from joblib.externals.loky import get_reusable_executor
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from optuna import load_study
 
 from evaluation.search import main as search
 from evaluation.sweep import report_sweep
+from evaluation.sweep_points import measured_points, read_sweep
+from evaluation.sweep_report import pareto_front, quantities
 from slider_lightning.adapters import load_slider
 from slider_lightning.config import CONF, register_resolvers
 from slider_lightning.errors import InputError
@@ -40,6 +45,7 @@ def quick(pipeline_folder: Path, tmp_path: Path) -> list[str]:
         "trainer.progress_bar=false",
         "data.source.num_rollouts=1",
         "data.source.rollout.num_inference_steps=3",
+        "data.batch_size=1",
         "sampler.num_inference_steps=3",
         "strip=none",
         "evaluation.prompts.seeds_per_prompt=2",
@@ -54,7 +60,8 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., in
     def run(main: Callable[[], None], *arguments: str) -> int:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        # Their number decides the order of sums.
+        monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
         monkeypatch.setattr(sys, "argv", ["command", *arguments])
         try:
             main()
@@ -97,11 +104,29 @@ def test_a_failure_is_named_and_finished_points_are_taken_as_they_are(command, q
 
 
 def test_joblib_keeps_the_others(command, quick, tmp_path) -> None:
-    launched = ("hydra/launcher=slider_joblib", "hydra.launcher.n_jobs=1")
-    assert command(sweep, "-m", *quick, "adapter.rank=-1,1", *launched) == 2
+    launched = ("hydra/launcher=slider_joblib", "hydra.launcher.n_jobs=2")
+    assert command(sweep, "-m", *quick, "adapter.rank=-1,1,2", *launched) == 2
+    assert sum("LokyProcess" in " ".join(each.cmdline()) for each in psutil.Process().children()) == 2
+    get_reusable_executor().shutdown(wait=True)
     points = by_rank(*sweeps(tmp_path))
-    assert (points["-1"].status, points["1"].status) == (FAILED, FINISHED)
-    assert RunFolder(Path(points["1"].run)).manifest.is_file()
+    assert [points[rank].status for rank in ("-1", "1", "2")] == [FAILED, FINISHED, FINISHED]
+    assert all(RunFolder(Path(points[rank].run)).manifest.is_file() for rank in ("1", "2"))
+
+
+def test_a_grid_in_a_sweep_is_reported_point_by_point(command, quick, tmp_path) -> None:
+    assert command(sweep, "-m", *quick, "seed=3", "grid.rank=[1,2]") == 0
+    (folder,) = sweeps(tmp_path)
+    (listed,) = read_points(folder)
+    grid = json.loads((Path(listed.run) / "grid.json").read_text())
+    wanted = [composed("train", *quick, "seed=3", f"adapter.rank={rank}")["run"] for rank in (1, 2)]
+    assert [each["run"] for each in grid["runs"]] == wanted
+    for reported, given in ((folder, ()), (Path(listed.run), ("evaluate=false",))):
+        report_sweep(composed("sweep", f"folder={reported}", *given))
+        table = (reported / "table.csv").read_text()
+        assert table.count("finished") == 2
+        assert "adapter.rank" in table
+        assert "seed" not in table.splitlines()[0], "both have the same"
+        assert (reported / "curve.png").exists()
 
 
 def preempt(checkpoint: Path, found: list[int]) -> None:
@@ -115,7 +140,7 @@ def preempt(checkpoint: Path, found: list[int]) -> None:
 
 
 def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_been(command, quick, tmp_path) -> None:
-    long = [*quick, "trainer.max_steps=150", "trainer.checkpoint_every_n_steps=5", "adapter.rank=2"]
+    long = [*quick, "trainer.max_steps=40", "trainer.checkpoint_every_n_steps=5", "adapter.rank=2"]
     config: dict[str, Any] = composed("train", *long)
     preempted: list[int] = []
     watcher = threading.Thread(
@@ -141,8 +166,17 @@ def test_a_search_trades_shift_against_interference_and_goes_on(command, quick, 
     assert command(search, *quick, *seeded, *space) == 0
     folder = tmp_path / "outputs" / "searches" / "age"
     assert (folder / "study.db").exists()
+    assert command(search, *quick, *seeded, *space, "hydra.sweeper.n_trials=1") == 0
+    study = load_study("target_shift_and_interference", f"sqlite:///{folder}/study.db")
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert len(study.trials) == 3
     assert {point.status for point in read_points(folder)} == {FINISHED}
+
+    points = measured_points(read_sweep(folder), {}, False, lambda done, total: None)
+    front = {(q["target shift"].mean, q["interference"].mean) for q in map(quantities, pareto_front(points))}
+    assert front == {tuple(trial.values) for trial in study.best_trials}
     report_sweep(composed("sweep", f"folder={folder}", "evaluate=false"))
+    assert (folder / "table.csv").read_text().count("yes") == len(front)
     assert (folder / "trade_off.png").exists()
     assert command(search, *quick, *seeded, *space, "seed=1", "hydra.sweeper.n_trials=1") == 2, "another training"
 

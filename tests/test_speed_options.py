@@ -231,7 +231,8 @@ def test_training_on_a_bf16_backbone_keeps_fp32_and_comes_out_alike(pipeline_fol
         slider = trained.bank.sliders[0]
         moved.append(torch.cat([slider.delta_weight(path).flatten() for path in slider.layer_paths]).detach())
         trained.bank.detach()
-    # A gradient off by some percent, from activations of eight bits, may turn Adam's first steps of single weights but
-    # not the direction of all.
-    assert torch.cosine_similarity(moved[0], moved[1], dim=0) > 0.9
-    assert 0.9 < moved[1].norm() / moved[0].norm() < 1.1
+    # bf16 keeps 8 bits: a prediction is off by up to 2^-9 of itself at every layer, a fifth of the direction that these
+    # steps learn (2% of a score), and that averages out in the gradient of a batch. With seeds 0, 1, 2 of the noise the
+    # cosine was 0.9962 to 0.9969 and the ratio 0.995 to 0.997: these bounds are four times as wide.
+    assert torch.cosine_similarity(moved[0], moved[1], dim=0) > 0.985
+    assert 0.98 < moved[1].norm() / moved[0].norm() < 1.02

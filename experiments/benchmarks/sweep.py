@@ -24,12 +24,14 @@ from experiments.benchmarks.measuring import (
     new_process,
     released_side,
     timed_command,
+    training_config,
 )
 from experiments.benchmarks.reporting import write_report
 from slider_lightning.adapters import load_slider
 from slider_lightning.config import canonical_text, typed
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
+from slider_lightning.runs import deciding
 from slider_lightning.training import RunFolder
 from slider_lightning.training.run_folder import write_json
 
@@ -143,12 +145,13 @@ def commanded(config: dict[str, Any], folder: Path, arguments: Sequence[str], st
     chosen = HydraConfig.get()
     model = [each for each in chosen.overrides.task if each.startswith(("model=", "model.", "+model."))]
     shared = [*arguments, f"experiment={config['experiment']}", *model, *config["training"]]
-    found = stages.find(folder.name, shared)
+    decides = {"command": shared, "training": deciding(training_config(config), "name")}
+    found = stages.find(folder.name, decides)
     if found is not None and folder.is_dir():
         return found
     shutil.rmtree(folder, ignore_errors=True)
     cost = timed_command(TRAIN, [*shared, f"paths.outputs={folder}", f"paths.cache={folder / 'cache'}"])
-    return stages.keep(folder.name, shared, command_figures(cost, summaries(folder)))
+    return stages.keep(folder.name, decides, command_figures(cost, summaries(folder)))
 
 
 def command_figures(cost: CommandCost, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -222,7 +225,8 @@ def way_table(ways: Mapping[str, Mapping[str, float]], points: int, steps: int) 
     drawn = Table(
         title=f"A sweep of {points} points over rank and eta",
         caption=f"Released: {steps} steps of every point were timed, without start-up, and multiplied to the whole "
-        "training; sample-forwards are their expectation. Ours: whole commands, with start-up, cache, checks, strips.",
+        "training; sample-forwards are their expectation. Ours: whole commands, with start-up, cache and checks; the "
+        "released trainer draws no strip, nor do ours here.",
     )
     drawn.add_column("way")
     for column in ("forwards", "times fewer", "wall, s", "times less", "training, s", "peak, GiB"):

@@ -135,7 +135,9 @@ class Stage:
         settings = self.setup.settings
         measurements = self.setup.measure(SliderMethod("concept_slider", (str(slider),)))
         measures = slider_measures(measurements, settings.target, settings.protected)
-        names = {SHIFT: f"eval/attribute_range/{settings.target}", "interference": "eval/interference"}
+        highest = f"{settings.scales[-1]:+g}"
+        names = {SHIFT: f"eval/attribute_range/{settings.target}"}
+        names |= {"upward": f"eval/attribute_shift/{settings.target}/{highest}", "interference": "eval/interference"}
         names |= {f"interference/{name}": f"eval/interference/{name}" for name in settings.protected}
         names |= {"selectivity": "eval/selectivity"}
         return {name: measures[key].mean for name, key in names.items()}

@@ -67,6 +67,10 @@ class SliderBank(nn.Module):
         self._handles = []
         self._stacks.clear()
 
+    def weights_changed(self) -> None:
+        """Drop what was stacked of the sliders' weights: fused optimizers change them without raising their version."""
+        self._stacks.clear()
+
     def __enter__(self) -> "SliderBank":
         self.attach()
         return self

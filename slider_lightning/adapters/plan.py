@@ -93,8 +93,12 @@ class ScalePlan:
             return Layout((self.batch,), ())
         runs = [(chosen, len(list(run))) for chosen, run in groupby(sets)]
         share = sum(map(self._work_of, sets)) / (self.batch * self._work_of(union))
+        used = set(sets) - {()}
         together = len(runs) == len(set(sets))
-        if share > (_WORTH_SPLITTING if together else _WORTH_GATHERING):
+        # Sliders in training never meet in a row: they are kept apart, or one that diverged (nan * 0) would take the
+        # others along.
+        apart = len(used) > 1 and sum(map(len, used)) == len(union)
+        if not apart and share > (_WORTH_SPLITTING if together else _WORTH_GATHERING):
             runs = [(union, self.batch)]
         return self._cut(runs)
 

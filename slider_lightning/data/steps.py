@@ -80,6 +80,12 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def of_all_processes(cost: Cost, trainer: L.Trainer) -> Cost:
+    """The cost with the sample-forwards of all processes together."""
+    mine = torch.tensor(float(cost.sample_forwards), device=trainer.strategy.root_device)
+    return replace(cost, sample_forwards=int(trainer.strategy.reduce(mine, reduce_op="sum")))
+
+
 class StepDataModule(L.LightningDataModule, ABC):
     """Makes the data ready once per process, counts what that costs, and hands out the batches of the whole run.
 
@@ -118,6 +124,7 @@ class StepDataModule(L.LightningDataModule, ABC):
             self.backbone.to(self.trainer.strategy.root_device)
             with measured_cost(self.backbone) as self.cost:
                 self.make_ready()
+            self.cost = of_all_processes(self.cost, self.trainer)
             self._ready = True
 
     def train_dataloader(self) -> StepLoader:

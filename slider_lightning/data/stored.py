@@ -95,7 +95,9 @@ class StoredCache:
         """
         with ExitStack() as stack:
             free = True
-            for folder in sorted({file.path.parent for file in self.files} | {path.parent for path in self.broken}):
+            # Loose files too: a first build has shards before it has an index.
+            paths = (*(file.path for file in self.files), *self.broken, *self.loose)
+            for folder in sorted({path.parent for path in paths}):
                 lock = FileLock(folder / ".lock")
                 try:
                     lock.acquire(timeout=0)

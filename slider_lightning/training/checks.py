@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slider_lightning.adapters import SliderBase
 from slider_lightning.data import Cost, StepDataModule, measured_cost
+from slider_lightning.data.steps import of_all_processes
 from slider_lightning.errors import InputError
 from slider_lightning.training.slider_module import SliderModule
 
@@ -71,6 +72,7 @@ class TrainingChecks(L.Callback):
         pl_module.to(pl_module.backbone.device)
         with measured_cost(pl_module.backbone) as self.cost:
             on, off = self._compare(pl_module, self._last_batches(trainer, pl_module))
+        self.cost = of_all_processes(self.cost, trainer)
         count = len(pl_module.tasks)
         self._figures = [
             {

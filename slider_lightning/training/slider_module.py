@@ -90,12 +90,19 @@ class SliderModule(L.LightningModule):
             {"params": list(slider.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}
             for slider, config in zip(self.bank.sliders, configs, strict=True)
         ]
-        optimizer = torch.optim.AdamW(groups, fused=self.device.type == "cuda")
+        # Lightning leaves scaled gradients to a fused optimizer, which would be clipped as they are.
+        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        optimizer = torch.optim.AdamW(groups, fused=fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [self._lr_factor(config) for config in configs])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _lr_factor(self, config: OptimizerConfig) -> Callable[[int], float]:
         return lambda step: config.lr_factor(step, self.trainer.max_steps)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's step; a fused one changes weights unseen."""
+        super().optimizer_step(*args, **kwargs)
+        self.bank.weights_changed()
 
     def configure_gradient_clipping(
         self,
