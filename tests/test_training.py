@@ -233,8 +233,8 @@ def test_two_processes_train_the_slider_of_one_with_twice_the_batch(data, pipeli
     assert process.returncode == 0, process.stderr
     told = [json.loads(line) for line in process.stdout.splitlines() if line.startswith('{"rank"')]
     assert sorted(each["rank"] for each in told) == [0, 1]
-    # The folder was empty: what was built is built once, by one or the other.
-    assert sum(each["cache"] for each in told) == result.data.cost.sample_forwards
+    # The folder was empty: what was built is built once, by one or the other, and both are told of it.
+    assert [each["cache"] for each in told] == [result.data.cost.sample_forwards] * 2
     pair, _ = load_slider(run.slider)
     single = result.module.bank.sliders[0].state_dict()
     start = Slider(result.module.backbone.unet, AdapterConfig(rank=2, alpha=2.0), seed=0).state_dict()
