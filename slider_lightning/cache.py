@@ -79,12 +79,12 @@ def verify(caches: Sequence[StoredCache], console: Console, *, repair: bool) -> 
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("reading", total=sum(cache.size for cache in caches))
         for cache in caches:
-            with cache.held() as free:
-                if not free:
+            with cache.held() as held:
+                if held is None:
                     busy.append(cache)
                     continue
-                found = list(cache.broken)
-                for file in cache.files:
+                found = list(held.broken)
+                for file in held.files:
                     found += [] if file.is_intact() else [file.path]
                     read += 1
                     progress.advance(bar, file.size)
@@ -127,13 +127,13 @@ def prune(
         too_much = to_size is not None and left - freed > to_size * _GIGABYTE
         if not (old or too_much or (older_than is None and to_size is None)):
             continue
-        with cache.held() as free:
-            if not free:
-                console.print(f"kept, a job is building it: {cache.path}", soft_wrap=True)
+        with cache.held() as held:
+            if held is None or held.last_use > cache.last_use:
+                console.print(f"kept, a job is using it: {cache.path}", soft_wrap=True)
                 continue
-            freed += cache.size
+            freed += held.size
             if not dry_run:
-                cache.remove()
+                held.remove()
             told = f"{cache.states}, model {cache.model[:12]}{f', {cache.target!r}' if cache.target else ''}"
             verb = "would free" if dry_run else "freed"
             console.print(f"{verb} {decimal(cache.size)}: {cache.path} ({told})", soft_wrap=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from hydra import compose
 
 from slider_lightning.config import check, plain_config, typed
 from slider_lightning.errors import InputError
-from slider_lightning.runs import deciding, finished, only_here, same_config, train_sliders
+from slider_lightning.runs import deciding, finished, is_first_process, only_here, same_config, train_sliders
 from slider_lightning.training import RunFolder
 from slider_lightning.training.checkpoints import last_checkpoint_path
 from slider_lightning.training.run_folder import write_json
@@ -24,6 +26,8 @@ from slider_lightning.training.run_folder import write_json
 logger = logging.getLogger(__name__)
 
 GRID_FILE = "grid.json"
+# Which runs are trained together now; beside the checkpoints, which hold just these.
+BEGUN_FILE = "begun.json"
 # Name of an axis to the override that it stands for.
 AXES = {
     "rank": "adapter.rank",
@@ -121,6 +125,7 @@ def train_grid(points: Sequence[GridPoint], outputs: Path) -> list[RunFolder]:
     """
     check_points(points)
     home = grid_folder(points, outputs)
+    runs = [RunFolder(Path(point.config["run"])) for point in points]
     write_json(
         home.path / GRID_FILE,
         {
@@ -128,26 +133,44 @@ def train_grid(points: Sequence[GridPoint], outputs: Path) -> list[RunFolder]:
             "runs": [{"overrides": point.overrides, "run": point.config["run"]} for point in points],
         },
     )
-    with only_here(home.path, "grid"):
-        open_points = [point for point in points if not _found(point)]
-        # Killed between two manifests: what was trained together is finished together.
-        if open_points and last_checkpoint_path(home.checkpoints).is_file():
-            open_points = list(points)
-        if open_points:
-            _train_together(open_points, home if len(open_points) == len(points) else grid_folder(open_points, outputs))
+    with only_here(home.path, "grid"), ExitStack() as locks:
+        for run in sorted(runs, key=lambda run: run.path):
+            locks.enter_context(only_here(run.path, "run"))
+        # Under the locks: another grid may just have trained some of them.
+        open_runs = {point.config["run"] for point in points if not _found(point)}
+        if open_runs:
+            _train_open(points, open_runs, home)
     logger.info("Grid of %d runs: %s", len(points), home.path)
-    return [RunFolder(Path(point.config["run"])) for point in points]
+    return runs
 
 
-def _train_together(points: Sequence[GridPoint], home: RunFolder) -> None:
-    """Train the points in one batch, each run folder locked; gone on from a checkpoint unless a config is another's."""
-    runs = {point.config["run"]: RunFolder(Path(point.config["run"])) for point in points}
-    with ExitStack() as locks:
-        for place in sorted(runs):
-            locks.enter_context(only_here(Path(place), "run"))
-        known = [point for point in points if runs[point.config["run"]].config.is_file()]
-        same = all(same_config(runs[point.config["run"]], point.config) for point in known)
-        train_sliders([point.config for point in points], home, resume=same)
+def _train_open(points: Sequence[GridPoint], open_runs: Set[str], home: RunFolder) -> None:
+    """Train the points that are not finished in one batch.
+
+    What a checkpoint holds goes on together, the finished ones of it too: they are trained along, and stay as they are.
+    """
+    listed = _begun(home)
+    if listed is not None and open_runs <= listed:
+        together = [point.config for point in points if point.config["run"] in listed]
+        if all(same_config(RunFolder(Path(config["run"])), config) for config in together if _has_config(config)):
+            train_sliders(together, home, resume=True, settled=listed - open_runs)
+            return
+    if is_first_process():
+        shutil.rmtree(home.checkpoints, ignore_errors=True)
+        write_json(home.path / BEGUN_FILE, {"runs": sorted(open_runs)})
+    train_sliders([point.config for point in points if point.config["run"] in open_runs], home, resume=False)
+
+
+def _begun(home: RunFolder) -> set[str] | None:
+    """The runs that a checkpoint of the grid holds; None where there is none."""
+    path = home.path / BEGUN_FILE
+    if not (last_checkpoint_path(home.checkpoints).is_file() and path.is_file()):
+        return None
+    return set(json.loads(path.read_text())["runs"])
+
+
+def _has_config(config: Mapping[str, Any]) -> bool:
+    return RunFolder(Path(config["run"])).config.is_file()
 
 
 def check_points(points: Sequence[GridPoint]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,22 +49,26 @@ class Point:
         run: its folder.
         assembly: its task and data.
         strip: the picture it leaves; None leaves none.
+        settled: its folder is finished and stays as it is.
     """
 
     config: dict[str, Any]
     run: RunFolder
     assembly: Assembly
     strip: StripConfig | None
+    settled: bool = False
 
     @classmethod
-    def of(cls, config: dict[str, Any], backbone: Backbone) -> Point:
+    def of(cls, config: dict[str, Any], backbone: Backbone, *, settled: bool = False) -> Point:
         """The point that a config describes; InputError if its parts do not belong together."""
         typed(config["seed"], int, "seed")
-        strip = build(config["strip"], "strip.") if config["strip"] else None
-        return cls(config, RunFolder(Path(config["run"])), assemble(config, backbone), strip)
+        strip = build(config["strip"], "strip.") if config["strip"] and not settled else None
+        return cls(config, RunFolder(Path(config["run"])), assemble(config, backbone), strip, settled)
 
 
-def train_sliders(configs: Sequence[dict[str, Any]], home: RunFolder, *, resume: bool) -> list[RunFolder]:
+def train_sliders(
+    configs: Sequence[dict[str, Any]], home: RunFolder, *, resume: bool, settled: Set[str] = frozenset()
+) -> list[RunFolder]:
     """Train a slider for every config, all in one batch on one model, and fill their run folders.
 
     Args:
@@ -72,6 +76,7 @@ def train_sliders(configs: Sequence[dict[str, Any]], home: RunFolder, *, resume:
             optimizer's settings and seed.
         home: keeps checkpoints and the log of the whole; the run itself where there is one.
         resume: go on from the last checkpoint in `home`.
+        settled: `run` of the configs whose folders are finished; they are in the checkpoint, so they are trained along.
 
     Returns:
         The runs, in order.
@@ -82,8 +87,13 @@ def train_sliders(configs: Sequence[dict[str, Any]], home: RunFolder, *, resume:
     """
     started = time.perf_counter()
     trainer_config: TrainerConfig = build(configs[0]["trainer"], "trainer.")
+    if len(configs) > 1 and trainer_config.precision == "16-mixed":
+        raise InputError(
+            "Expected a precision in which sliders are apart, but with trainer.precision=16-mixed one that overflows "
+            "would stop all; choose bf16-mixed, or sweep with -m."
+        )
     backbone: Backbone = build(configs[0]["model"], "model.")
-    points = [Point.of(config, backbone) for config in configs]
+    points = [Point.of(config, backbone, settled=config["run"] in settled) for config in configs]
     for point in points:
         if point.strip is not None:
             backbone.encode_prompts([point.strip.prompt])
@@ -93,20 +103,21 @@ def train_sliders(configs: Sequence[dict[str, Any]], home: RunFolder, *, resume:
         point.config = {**point.config, **point.assembly.identity()}
     seeded = [point.assembly.adapter.new_slider(backbone.unet, seed=point.config["seed"]) for point in points]
     bank = SliderBank(backbone.unet, seeded)
-    loggers = run_loggers(points, home)
     cost, checks = TrainingCost(), TrainingChecks(trainer_config.log_every_n_steps)
-    files = SliderFiles([(point.run.slider, point.assembly.metadata()) for point in points], checks)
-    trainer = build_trainer(trainer_config, home, loggers, [cost, checks, files])
-    with ProgressCallback(points[0].assembly.preparation) as progress:
-        data = JointDataModule([point.assembly.data(bank, progress) for point in points])
-        for point in points:
-            prepare_run(point.run, point.config, resume)
-        checkpoint = prepare_home(home, resume)
-        module = SliderModule(backbone, bank, [point.assembly.task() for point in points])
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.is_global_zero:
-        finish(points, home, Trained(backbone, bank, data, cost, checks, trainer, started))
-        log_to_wandb(home, loggers)
+    files = {n: (point.run.slider, point.assembly.metadata()) for n, point in enumerate(points) if not point.settled}
+    with run_loggers(points, home) as loggers:
+        trainer = build_trainer(trainer_config, home, loggers, [cost, checks, SliderFiles(files, checks)])
+        with ProgressCallback(points[0].assembly.preparation) as progress:
+            data = JointDataModule([point.assembly.data(bank, progress) for point in points])
+            for point in points:
+                if not point.settled:
+                    prepare_run(point.run, point.config, resume)
+            checkpoint = prepare_home(home, resume)
+            module = SliderModule(backbone, bank, [point.assembly.task() for point in points])
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        if trainer.is_global_zero:
+            finish(points, home, Trained(backbone, bank, data, cost, checks, trainer, started))
+            log_to_wandb(home, loggers)
     # The first process speaks for all: one that ended with an error would take it along while it writes.
     if checks.failures and trainer.is_global_zero:
         raise InputError(
@@ -134,7 +145,8 @@ def finish(points: Sequence[Point], home: RunFolder, trained: Trained) -> None:
 
     What the sliders of a joint training cost together is shared between their runs in equal parts.
     """
-    good = {number: point for number, point in enumerate(points) if number not in trained.checks.failures}
+    refused = trained.checks.failures
+    good = {n: point for n, point in enumerate(points) if n not in refused and not point.settled}
     count = len(points)
     for number, point in good.items():
         costs = trained.data.cost.summary("cache", count) | trained.cost.cost.summary("train", count)
@@ -158,15 +170,30 @@ def finish(points: Sequence[Point], home: RunFolder, trained: Trained) -> None:
         logger.info("Run folder: %s", point.run.path)
 
 
-def run_loggers(points: Sequence[Point], home: RunFolder) -> list[Logger]:
-    """metrics.jsonl of the whole and of every run, and what logger= names."""
+@contextmanager
+def run_loggers(points: Sequence[Point], home: RunFolder) -> Iterator[list[Logger]]:
+    """metrics.jsonl of the whole and of every run, and what logger= names.
+
+    A run of W&B ends with the training, however that ends: the next point of a sweep would go on in it.
+    """
     chosen = points[0].config["logger"]
     if chosen and "save_dir" in chosen:
         chosen = {**chosen, "save_dir": str(home.path)}
+    # A slider alone in its training is told of by the figures of the whole.
+    keys = [loss_key(number) if len(points) > 1 else "train/loss" for number in range(len(points))]
+    apart = [(point, key) for point, key in zip(points, keys, strict=True) if point.run != home and not point.settled]
     loggers: list[Logger] = [JsonLinesLogger(home.metrics)]
-    if len(points) > 1:
-        loggers += [SliderLogger(point.run.metrics, loss_key(number)) for number, point in enumerate(points)]
-    return [*loggers, *([build(chosen, "logger.")] if chosen else [])]
+    loggers += [SliderLogger(point.run.metrics, key) for point, key in apart]
+    loggers += [build(chosen, "logger.")] if chosen else []
+    failed = True
+    try:
+        yield loggers
+        failed = False
+    finally:
+        if any(isinstance(each, WandbLogger) for each in loggers):
+            import wandb  # here, since it takes seconds and few trainings need it
+
+            wandb.finish(exit_code=int(failed))
 
 
 @rank_zero_only
@@ -263,4 +290,3 @@ def log_to_wandb(run: RunFolder, loggers: Sequence[Logger]) -> None:
             if run.strip.is_file():
                 wandb_logger.log_image("strip", [str(run.strip)])
             wandb_logger.experiment.summary.update(run.read_summary())
-            wandb_logger.experiment.finish()

@@ -175,7 +175,7 @@ def train(
             cost,
             LastCheckpoint(run.checkpoints, every_n_steps=3),
             checks,
-            SliderFiles([(run.slider, metadata)], checks),
+            SliderFiles({0: (run.slider, metadata)}, checks),
             *ends,
         ],
         enable_progress_bar=False,

@@ -77,18 +77,30 @@ def test_damage_is_named_repaired_and_rebuilt(filled, backbone) -> None:
 
 def test_pruning_by_age_spares_what_was_used(filled, backbone) -> None:
     cache = cache_of(filled, backbone)
-    size = sum(path.stat().st_size for path in cache.folder.rglob("*") if path.is_file())
     kinds = [each.states for each in stored_caches(filled)]
     assert kinds[-1] == "trajectory"
     assert "would free" in told("prune", "--older-than", "3", "--dry-run", "--cache", str(filled))[1]
     assert [each.states for each in stored_caches(filled)] == kinds
-    assert size > 0
     _, text = told("prune", "--older-than", "3", "--cache", str(filled))
     assert str(cache.folder) in text
     assert [each.states for each in stored_caches(filled)] == kinds[:-1]
     before = backbone.sample_forwards
     cache.states()
     assert backbone.sample_forwards > before
+
+
+def test_latents_of_pairs_are_as_old_as_their_last_use(filled, backbone, tmp_path) -> None:
+    files = list((filled / "pairs").glob("*.safetensors"))
+    for path in files:
+        os.utime(path, (1, 1))
+    assert stored_caches(filled)[-1].last_use == 1
+    twins = Twins("square", tuple((scale, tmp_path / f"{c}.png") for scale, c in ((-1.0, "red"), (1.0, "blue"))))
+    encode_twins(backbone, [twins], filled / "pairs")
+    assert all(time.time() - path.stat().st_mtime < 60 for path in files)
+    for path in files:
+        os.utime(path, (1, 1))
+    told("prune", "--older-than", "3", "--cache", str(filled))
+    assert not any(path.exists() for path in files)
 
 
 def test_pruning_to_a_size_takes_the_longest_unused_first(filled) -> None:
@@ -104,9 +116,12 @@ def test_pruning_to_a_size_takes_the_longest_unused_first(filled) -> None:
     assert stored_caches(filled) == []
 
 
-def test_what_a_job_is_building_is_left_alone(filled, backbone) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_a_job_is_building_is_left_alone(begun, filled, backbone) -> None:
     cache = cache_of(filled, backbone)
-    with FileLock(next((cache.folder / "scores").iterdir()) / ".lock"):
+    series = next((cache.folder / "scores").iterdir()) if begun else cache.folder / "scores" / "new"
+    series.mkdir(exist_ok=True)
+    with FileLock(series / ".lock"):
         assert "not read" in told("verify", "--cache", str(filled))[1]
         _, text = told("prune", "--to-size", "0", "--cache", str(filled))
         assert "kept" in text

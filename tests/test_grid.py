@@ -57,6 +57,11 @@ def points_of(axes: dict[str, list[Any]], overrides: Sequence[str]) -> tuple[Gri
         return grid_points(axes, overrides)
 
 
+def written(run: RunFolder) -> dict[Path, int]:
+    """When every file of a run was written, but its lock."""
+    return {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
 def assert_same_training(run: RunFolder, alone: RunFolder, tolerance: float = 1e-3) -> None:
     """Weights apart by at most `tolerance` of how far training moved them, and the same losses."""
     (slider, metadata), (expected, told) = load_slider(run.slider), load_slider(alone.slider)
@@ -116,12 +121,32 @@ def test_concepts_of_their_own_prompts_and_shapes_are_trained_together(overrides
 
 def test_a_grown_grid_trains_what_is_new(overrides, tmp_path) -> None:
     (first,) = train_grid(points_of({"adapter.rank": [1]}, overrides), tmp_path / "outputs")
-    before = {path: path.stat().st_mtime_ns for path in first.path.rglob("*")}
+    before = written(first)
     runs = train_grid(points_of({"adapter.rank": [1, 2]}, overrides), tmp_path / "outputs")
     assert runs[0] == first
-    assert {path: path.stat().st_mtime_ns for path in first.path.rglob("*")} == before
+    assert written(first) == before
     assert "trained_together" not in runs[1].read_summary()
     assert load_slider(runs[1].slider)[1].rank == 2
+    # Each was alone in its training, and tells of it as the run without a grid does.
+    for run, point in zip(runs, points_of({"adapter.rank": [1, 2]}, overrides), strict=True):
+        assert_same_training(run, train({**point.config, "run": str(tmp_path / "alone" / run.path.name)}))
+
+
+def test_what_a_checkpoint_holds_goes_on_together_and_finished_runs_stay(overrides, tmp_path) -> None:
+    (first,) = train_grid(points_of({"adapter.rank": [1]}, overrides), tmp_path / "outputs")
+    points = points_of({"adapter.rank": [1, 2, 3]}, overrides)
+    runs = train_grid(points, tmp_path / "outputs")
+    assert runs[2].read_summary()["trained_together"] == 2
+    weights = load_slider(runs[2].slider)[0].state_dict()
+    runs[2].manifest.unlink()  # killed before the last manifest
+    before = written(first), written(runs[1])
+    train_grid(points, tmp_path / "outputs")
+    assert (written(first), written(runs[1])) == before
+    assert runs[2].manifest.exists()
+    assert all(torch.equal(load_slider(runs[2].slider)[0].state_dict()[name], each) for name, each in weights.items())
+    # It went on from the checkpoint: nothing was trained again.
+    home = grid_folder(points, tmp_path / "outputs")
+    assert home.read_summary()["cost/sample_forwards/train"] == 2 * 4 * 2 * 2
 
 
 def test_what_was_killed_between_two_manifests_is_finished_together(overrides, tmp_path) -> None:
@@ -146,6 +171,16 @@ def test_a_slider_that_diverges_does_not_take_the_others_along(overrides, tmp_pa
     assert not bad.manifest.exists()
     alone = train({**points[0].config, "run": str(tmp_path / "alone")})
     assert_same_training(good, alone)
+    before = written(good)
+    with pytest.raises(InputError, match="1 were refused"):
+        train_grid(points, tmp_path / "outputs")
+    assert written(good) == before
+
+
+def test_scaled_gradients_would_tie_sliders_together(overrides, tmp_path) -> None:
+    points = points_of({"adapter.rank": [1, 2]}, [*overrides, "trainer.precision=16-mixed"])
+    with pytest.raises(InputError, match="bf16-mixed"):
+        train_grid(points, tmp_path / "outputs")
 
 
 def test_a_killed_grid_goes_on_to_the_very_weights(overrides, tmp_path) -> None:

@@ -76,8 +76,10 @@ class StepLoader(ABC, Generic[Batch]):
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of a batch on a device; to a GPU through pinned memory, so that no step waits for the copy."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """A tensor of a batch on a device; from main memory to a GPU through pinned memory, so that no step waits."""
+    if (tensor.device.type, device.type) == ("cpu", "cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def of_all_processes(cost: Cost, trainer: L.Trainer) -> Cost:

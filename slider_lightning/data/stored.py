@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from slider_lightning.data.pairs.latents import read_latents
 from slider_lightning.data.teacher import INDEX_FILE, LAST_USE_FILE, SHARD_SUFFIX
 from slider_lightning.errors import InputError
 
+LOCK_FILE = ".lock"
 PAIRS_FOLDER = "pairs"
 PAIRS, UNREADABLE = "pairs", "unreadable"
 _KEY = re.compile("[0-9a-f]{20}")
@@ -61,7 +62,7 @@ class StoredCache:
         files: with a hash, those that are missing included.
         broken: indexes that cannot be read.
         loose: other files that belong to it and go with it; nothing needs them whole.
-        last_use: seconds since the epoch; for pairs what the file system says of reading and writing.
+        last_use: seconds since the epoch; latents of pairs remember it by their files' time of change.
     """
 
     path: Path
@@ -87,31 +88,26 @@ class StoredCache:
         return sum(file.size for file in self.files) + sum(_size(path) for path in self.loose + self.broken)
 
     @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Holds all its locks, so that no job builds; False, and nothing held, while a job does.
+    def held(self) -> Iterator[StoredCache | None]:
+        """Holds all its locks, so that no job builds, and tells what it holds now; None while a job builds.
 
         Raises:
             InputError: if the folder cannot be written.
         """
         with ExitStack() as stack:
-            free = True
-            # Loose files too: a first build has shards before it has an index.
+            # A series of which no shard is whole yet has its lock alone.
+            locks = {path.parent for path in self.path.rglob(LOCK_FILE)}
             paths = (*(file.path for file in self.files), *self.broken, *self.loose)
-            for folder in sorted({path.parent for path in paths}):
-                lock = FileLock(folder / ".lock")
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    free = False
-                    break
-                except OSError as error:
-                    raise InputError(
-                        f"Expected to lock {folder}, but got: {error.strerror or error}; check its permissions."
-                    ) from error
-                stack.callback(lock.release)
+            free = all(_locked_now(folder, stack) for folder in sorted(locks | {path.parent for path in paths}))
             if not free:
                 stack.close()
-            yield free
+            yield self._read_again() if free else None
+
+    def _read_again(self) -> StoredCache:
+        """The same cache as it is now; empty if it is gone."""
+        caches = _pair_caches(self.path) if self.states == PAIRS else [_teacher_cache(self.path)]
+        now = (cache for cache in caches if cache is not None and (cache.states != PAIRS or cache.model == self.model))
+        return next(now, replace(self, files=(), broken=(), loose=()))
 
     def remove(self) -> None:
         """Deletes all it holds, under `held`. Empty folders and their locks stay: a job may be waiting for one."""
@@ -199,7 +195,7 @@ def _pair_caches(folder: Path) -> list[StoredCache]:
             files=tuple(_file(path, None) for path in paths),
             broken=(),
             loose=(),
-            last_use=max(max(path.stat().st_mtime, path.stat().st_atime) for path in paths),
+            last_use=max(path.stat().st_mtime for path in paths),
         )
         for model, paths in by_model.items()
     ]
@@ -215,6 +211,21 @@ def _model_of_latents(path: Path) -> str:
 
 def _file(path: Path, sha256: str | None) -> StoredFile:
     return StoredFile(path, sha256, _size(path))
+
+
+def _locked_now(folder: Path, locks: ExitStack) -> bool:
+    """Whether the lock of a folder was free; it is then held until `locks` close."""
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise InputError(
+            f"Expected to lock {folder}, but got: {error.strerror or error}; check its permissions."
+        ) from error
+    locks.callback(lock.release)
+    return True
 
 
 def _size(path: Path) -> int:

@@ -1,7 +1,7 @@
 """What happens around training: the slider file at its end, and what it cost."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ class SliderFiles(L.Callback):
     """Writes the trained sliders when training ends well, but those that `TrainingChecks` refused.
 
     Args:
-        files: for every slider of the bank the file to write, and what it tells about itself.
+        files: number of a slider in the bank to the file to write, and what it tells about itself.
         checks: the callback that ran before this one.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, SliderMetadata]], checks: TrainingChecks) -> None:
-        self.files = tuple(files)
+    def __init__(self, files: Mapping[int, tuple[Path, SliderMetadata]], checks: TrainingChecks) -> None:
+        self.files = dict(files)
         self.checks = checks
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -37,7 +37,8 @@ class SliderFiles(L.Callback):
         assert isinstance(pl_module, SliderModule)
         if not trainer.is_global_zero:
             return
-        for number, (slider, (path, metadata)) in enumerate(zip(pl_module.bank.sliders, self.files, strict=True)):
+        for number, (path, metadata) in self.files.items():
+            slider = pl_module.bank.sliders[number]
             assert isinstance(slider, SliderBase)
             if number in self.checks.failures:
                 path.unlink(missing_ok=True)

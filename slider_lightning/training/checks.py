@@ -89,7 +89,7 @@ class TrainingChecks(L.Callback):
             except InputError as error:
                 self.failures[number] = str(error)
         if len(self.failures) == count:
-            raise InputError(self.failures[0])
+            raise InputError(" ".join(dict.fromkeys(self.failures.values())))
 
     def summary(self, number: int) -> dict[str, float]:
         """A slider's mean loss of the last batches with it and without it, and its share of what it cost to know."""

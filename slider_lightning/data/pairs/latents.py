@@ -98,6 +98,8 @@ def encode_twins(
             _write(files[index], found[index], depends_on[index])
             if on_progress is not None:
                 on_progress(done, len(missing))
+        for path in files:
+            path.touch()  # the time of its last use, by which old ones are pruned
     scales = [torch.tensor([scale for scale, _ in each.images], dtype=torch.float32) for each in twins]
     return tuple(LatentTwins(each.name, scales[index], **found[index]) for index, each in enumerate(twins))
 

@@ -18,7 +18,7 @@ from slider_lightning.data.teacher.shards import LAST_USE_FILE, Index, OpenShard
 from slider_lightning.errors import InputError
 
 # Part of the keys, so that files of another layout are never taken for these.
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 Progress = Callable[[int, int], None]
 
@@ -72,13 +72,14 @@ class TeacherCache:
         """
         report = _counter(progress, self._pending_forwards())
         states = self._drawn.open(self._wanted, lambda part: self._draw(part, report))
-        _touch(self._drawn.folder.parent)
         if self.noised:
             clean = {shard.part.first: shard for shard in states}
             series = self._series(self.folder, "noised", self.depends_on)
             states = series.open(lambda _: _made_from(states), lambda part: self._noise(clean[part.first]))
         scores = {text: self._scores(text, states, report) for text in self._scored_texts()}
-        _touch(self.folder)
+        # What others are made from last, so that it is never the longest unused of them.
+        for folder in dict.fromkeys((self.folder, self._drawn.folder.parent)):
+            _touch(folder)
         shards = [
             self._columns(shard, {text: series[number] for text, series in scores.items()})
             for number, shard in enumerate(states)
@@ -189,6 +190,7 @@ def dependencies(backbone: Backbone, target: str, config: TeacherConfig) -> dict
         "model_dtype": str(backbone.dtype),
         "resolution": backbone.resolution,
         "target": target,
+        "unconditional": "zeros" if backbone.prompt_encoder.force_zeros_for_empty_prompt else "empty prompt",
         "schedule": schedule,
         "num_inference_steps": config.rollout.num_inference_steps,
         "guidance_scale": config.rollout.guidance_scale,
