@@ -1,5 +1,6 @@
 """Measure a run: `python -m evaluation.evaluate run=RUN [+evaluation.prompts.seeds_per_prompt=128 ...]`."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from evaluation.measures import slider_measures
 from evaluation.setup import build_setup
 from evaluation.statistics import Measure, to_record
 from evaluation.tables import slider_tables
+from slider_lightning.config import canonical_text
 from slider_lightning.data import measured_cost
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
@@ -19,6 +21,7 @@ from slider_lightning.training import RunFolder
 
 logger = logging.getLogger(__name__)
 SECTIONS = ("model", "sampler", "evaluation", "judges")
+MEASURED_WITH = "eval/settings/measured_with"
 
 
 def evaluate(run: RunFolder, changes: Mapping[str, Any] | None = None) -> dict[str, Measure]:
@@ -41,8 +44,15 @@ def evaluate(run: RunFolder, changes: Mapping[str, Any] | None = None) -> dict[s
     measures = slider_measures(measurements, setup.settings.target, setup.settings.protected)
     settled = {f"eval/settings/{section}": config[section] for section in ("evaluation", "sampler")}
     settled["eval/settings/judges"] = measurements.header.judges
+    settled[MEASURED_WITH] = measured_with(config)
     run.update_summary(to_record(measures) | settled | cost.summary("evaluation"), replace="eval/")
     return measures
+
+
+def measured_with(config: Mapping[str, Any]) -> str:
+    """Twelve hex digits that change with the model or the judges."""
+    text = canonical_text({section: config[section] for section in ("model", "judges")})
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def run_config(run: RunFolder, changes: Mapping[str, Any]) -> dict[str, Any]:

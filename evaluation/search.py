@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from evaluation.evaluate import evaluate
 from evaluation.statistics import Measure
@@ -16,6 +18,7 @@ from slider_lightning.assets import atomic_path, locked
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
 from slider_lightning.grid import axes_of
+from slider_lightning.multirun import CONFIG_FILE
 from slider_lightning.runs import deciding
 from slider_lightning.train import ensure_trained
 
@@ -46,7 +49,7 @@ def check_study(folder: Path, config: Mapping[str, Any], searched: Sequence[str]
     Raises:
         InputError: if they do.
     """
-    fixed: dict[str, Any] = deepcopy(dict(config))
+    fixed: dict[str, Any] = deepcopy({key: value for key, value in config.items() if key != "name"})  # follows others
     for key in searched:
         *parents, last = key.split(".")
         reduce(lambda node, name: node[name], parents, fixed).pop(last, None)
@@ -61,6 +64,13 @@ def check_study(folder: Path, config: Mapping[str, Any], searched: Sequence[str]
                 f"Expected the study in {folder} to go on with the settings that it began with, but they differ; name "
                 "another with study=NAME."
             )
+
+
+def swept(folder: Path) -> list[str]:
+    """The keys that the command line of a search gives several values, e.g. seed=1,2, from the folder of its study."""
+    listed = OmegaConf.load(folder / CONFIG_FILE).hydra.overrides.task
+    overrides = OverridesParser.create().parse_overrides(list(listed))
+    return [override.get_key_element() for override in overrides if override.is_sweep_override()]
 
 
 def search_trial(config: dict[str, Any]) -> tuple[float, float]:
@@ -94,7 +104,8 @@ def search_trial(config: dict[str, Any]) -> tuple[float, float]:
 def main(config: dict[str, Any]) -> tuple[float, float]:
     """Train and measure one trial from the command line."""
     hydra = HydraConfig.get()
-    check_study(Path(hydra.sweep.dir), config, list(hydra.sweeper.params))
+    folder = Path(hydra.sweep.dir)
+    check_study(folder, config, [*hydra.sweeper.params, *swept(folder)])
     return search_trial(config)
 
 

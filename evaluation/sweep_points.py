@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from evaluation.evaluate import evaluate, laid_over, run_config
+from evaluation.evaluate import MEASURED_WITH, evaluate, laid_over, measured_with, run_config
 from evaluation.statistics import Measure, from_record
 from slider_lightning.errors import InputError
 from slider_lightning.grid import GRID_FILE
@@ -167,7 +167,7 @@ def is_figure(key: str) -> bool:
 def is_measured(run: RunFolder, asked: Mapping[str, Any]) -> bool:
     """Whether a run's figures are of the settings that are asked for."""
     summary = run.read_summary()
-    return all(
+    return summary.get(MEASURED_WITH) == measured_with(asked) and all(
         summary.get(f"eval/settings/{section}") == json.loads(json.dumps(json_ready(asked[section])))
         for section in ("evaluation", "sampler")
     )

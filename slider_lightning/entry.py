@@ -69,9 +69,10 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
             except RuntimeError as error:
                 if not type(error).__module__.startswith(LAUNCHERS):
                     raise
+                told = textwrap.shorten(" ".join(str(error).split()), 300)
                 end(
-                    f"Expected every job of the sweep to come back, but {type(error).__name__} says that one was "
-                    "killed; start the same command again, which takes finished points as they are."
+                    f"Expected every job of the sweep to start and come back, but {type(error).__name__} says: {told}; "
+                    "start the same command again, which takes finished points as they are."
                 )
 
         return main

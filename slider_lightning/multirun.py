@@ -77,14 +77,14 @@ class SweepPoints(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Lists the point, so that one whose process is killed is not forgotten."""
-        if self.folder is not None:
+        if self.folder is not None and is_first_process():
             self.run = run_of(config)
             add_point(self.folder, SweepPoint(overrides_of(config), self.run, UNFINISHED))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Says how the point ended; a failure is kept from Hydra's own sweeper, which would forget later points."""
         failed, error = job_return.status is JobStatus.FAILED, job_return._return_value
-        if self.folder is not None:
+        if self.folder is not None and is_first_process():
             point = SweepPoint(overrides_of(config), self.run, *((FAILED, reason(error)) if failed else (FINISHED,)))
             add_point(self.folder, point)
             if failed:

@@ -54,8 +54,10 @@ def benchmark(name: str, pipeline: Path, outputs: Path, *overrides: str) -> dict
 def slider(
     variant: str, budget: str, steps: int, shift: float, *, seed: int = 0, cache: int = 0, flips: float = 0.1
 ) -> Reached:
-    figures = {"shift": shift, "interference": flips}
-    return Reached(variant, budget, seed, steps, steps, cache, 58 * steps if variant == "released" else steps, figures)
+    figures = {"shift": shift, "upward": 3 - shift, "interference": flips}
+    return Reached(
+        variant, budget, seed, steps, 16 * steps, cache, 58 * steps if variant == "released" else steps, figures
+    )
 
 
 def test_a_report_holds_figures_machine_and_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +87,7 @@ def test_the_cache_counts_once_in_a_run_and_once_in_a_sweep() -> None:
 
 
 def test_text_step_measures_both_sides(pipeline_folder: Path, tmp_path: Path) -> None:
-    config = benchmark("text_step", pipeline_folder, tmp_path, "steps=2", "our_steps=2")
+    config = benchmark("text_step", pipeline_folder, tmp_path, "steps=2", "our_steps=3")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         report = json.loads(text_step(config).read_text())
     preserved, rollouts, steps = len(config["concept"]["preserve"]), 1, 3
@@ -110,6 +112,8 @@ def test_equal_quality_takes_the_cheapest_budget_that_reaches_it() -> None:
     assert found["seconds_ratio"] == (1000 * 2.0) / (10 + 24 * 0.5 + 8)
     assert found["sample_forwards_ratio"] == 58_000 / 24
     assert found["reached"]["figures"]["interference"] == 0.1
+    upward = equal_quality(sliders, RATES, "ours", "upward")  # 3 less the shift, 1.0 of the released slider
+    assert upward["reached"]["budget"] == "8 steps"
     assert equal_quality(sliders, RATES, "batched")["reached"] is None
     rows = [{"seed": None, **found}, {"seed": 0, **equal_quality(sliders, RATES, "batched")}]
     assert comparison_table(rows).row_count == 2
@@ -129,6 +133,7 @@ def test_a_curve_is_the_mean_over_seeds_from_cheap_to_dear() -> None:
         ("ours", "9 steps", 2),
     ]
     assert points[-1].figures["shift"] == 2.0
+    assert points[-1].spread["shift"] == (1.0, 3.0)
     assert points[-1].seconds == pytest.approx(20 + 4.5 + 8)
     left, right = quality_figure(sliders, RATES).axes
     assert (left.get_xscale(), right.get_xscale()) == ("log", "log")
@@ -152,7 +157,7 @@ def test_time_to_quality_runs_and_finds_again_what_it_made(pipeline_folder: Path
     config = benchmark("time_to_quality", pipeline_folder, tmp_path, *overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         report = json.loads(time_to_quality(config).read_text())
-        made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors") if "-" not in path.stem}
+        made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
         again = json.loads(time_to_quality(config).read_text())
     assert [(point["variant"], point["budget"]) for point in report["curve"]] == [
         ("released", "3 steps"),
@@ -164,6 +169,7 @@ def test_time_to_quality_runs_and_finds_again_what_it_made(pipeline_folder: Path
     sliders = {slider["budget"]: slider for slider in report["sliders"] if slider["variant"] == "ours"}
     assert sliders["3 steps, 1 rollouts"]["cache_sample_forwards"] == 3 * 10 - 1
     assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert any(path.stem.startswith("step-") for path in made)
     for key in ("sample_forwards", "figures"):
         assert [point[key] for point in again["curve"]] == [point[key] for point in report["curve"]]
     assert (tmp_path / "benchmarks" / "time_to_quality.png").is_file()

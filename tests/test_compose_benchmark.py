@@ -41,7 +41,7 @@ def test_the_command_prints_a_table_and_writes_the_figures(
     assert "sliders" in capsys.readouterr().out
 
 
-def test_the_shipped_settings_are_the_issues() -> None:
+def test_the_shipped_settings_are_the_defaults() -> None:
     assert build(composed("benchmark/compose")["compose"]) == ComposeConfig()
 
 

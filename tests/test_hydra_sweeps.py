@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import psutil
 import pytest
 import torch
@@ -27,9 +26,9 @@ from slider_lightning.adapters import load_slider
 from slider_lightning.config import CONF, register_resolvers
 from slider_lightning.errors import InputError
 from slider_lightning.multirun import FAILED, FINISHED, UNFINISHED, SweepPoint, failure_sentence, read_points
-from slider_lightning.train import ensure_trained
+from slider_lightning.train import ONE_PROCESS_LAUNCHERS, check_launcher, ensure_trained
 from slider_lightning.train import main as sweep
-from slider_lightning.training import RunFolder
+from slider_lightning.training import RunFolder, TrainerConfig, build_trainer
 from tests.conftest import composed
 
 
@@ -162,7 +161,11 @@ def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_been(command, qui
 
 def test_a_search_trades_shift_against_interference_and_goes_on(command, quick, tmp_path) -> None:
     seeded = ("hydra.sweeper.sampler.seed=0", "measure.evaluation.prompts.seeds_per_prompt=2")
-    space = ("hydra.sweeper.n_trials=2", "hydra.sweeper.params={adapter.rank:'choice(1,2)'}")
+    space = (
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.params={adapter.rank:'choice(1,2)'}",
+        "optimizer.warmup_steps=0,1",
+    )
     assert command(search, *quick, *seeded, *space) == 0
     folder = tmp_path / "outputs" / "searches" / "age"
     assert (folder / "study.db").exists()
@@ -182,14 +185,16 @@ def test_a_search_trades_shift_against_interference_and_goes_on(command, quick, 
 
 
 @pytest.mark.parametrize("launcher", sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml")))
-def test_every_launcher_composes_and_is_built(launcher: str) -> None:
+def test_every_launcher_composes(launcher: str) -> None:
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["experiment=age", f"hydra/launcher={launcher}"], return_hydra_config=True)
     assert config.hydra.launcher._target_.startswith("hydra_plugins.")
 
 
-def test_the_queue_gets_jobs_back_and_lightning_leaves_them_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_gets_jobs_back_and_lightning_leaves_them_to_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         launcher = compose("train", ["experiment=age", "hydra/launcher=slider_slurm"], return_hydra_config=True)
@@ -199,11 +204,23 @@ def test_the_queue_gets_jobs_back_and_lightning_leaves_them_to_it(monkeypatch: p
 
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
-    trainer = L.Trainer(accelerator="cpu", logger=False, plugins=[SLURMEnvironment(auto_requeue=False)])
+    config = TrainerConfig(max_steps=1, accelerator="cpu", progress_bar=False)
+    trainer = build_trainer(config, RunFolder(tmp_path), [], [])
+    assert isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment)
     before = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGUSR1)
     trainer._signal_connector.register_signal_handlers()
     assert (signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGUSR1)) == before
     trainer._signal_connector.teardown()
+
+
+def test_points_of_several_processes_need_a_launcher_that_starts_them() -> None:
+    config = {"trainer": {"devices": 2, "num_nodes": 1}}
+    check_launcher(config, "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher")
+    check_launcher(config, "hydra._internal.core_plugins.basic_launcher.BasicLauncher")
+    for name in ONE_PROCESS_LAUNCHERS:
+        check_launcher({"trainer": {"devices": 1, "num_nodes": 1}}, f"hydra_plugins.{name}")
+        with pytest.raises(InputError, match="one process per point"):
+            check_launcher(config, f"hydra_plugins.{name}")
 
 
 def test_failures_are_told_in_one_sentence() -> None:

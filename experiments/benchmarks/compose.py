@@ -37,7 +37,7 @@ def measure(composition: Composition, progress: Progress | None = None) -> dict[
         pixels of different ways, in [0, 1], and how much the sliders changed, by number of sliders.
     """
     config, sides = composition.config, composition.sides()
-    cells = [(name, count) for count in config.counts for name in sides]
+    cells = [(name, count) for name in sides for count in config.counts]
     seconds: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}
     forwards: dict[tuple[str, int], int] = {}
     images: dict[tuple[str, int], Tensor] = {}

@@ -8,9 +8,9 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,25 @@ SHARED = ("model", "concept", "paths")
 # Loading kernels and filling caches is no part of a step.
 WARMUP_STEPS = 2
 _STATUS = Path("/proc/self/status")
+_CLEAR_PEAK = Path("/proc/self/clear_refs")
 
 
 def training_config(config: dict[str, Any], *overrides: str) -> dict[str, Any]:
     """The plain, checked config of one of our trainings; model, concept and paths are the benchmark's.
 
     Args:
-        config: the benchmark's plain config, with its `experiment` and `training`, values for all of its trainings.
+        config: the benchmark's plain config, with its `our_experiment` and `training`, values for all of its trainings.
         overrides: of this training.
+
+    Raises:
+        InputError: if the experiment trains another concept than the benchmark's.
     """
-    composed = hydra.compose("train", [f"experiment={config['experiment']}", *config["training"], *overrides])
+    composed = hydra.compose("train", [f"experiment={config['our_experiment']}", *config["training"], *overrides])
+    if composed.concept.name != config["concept"]["name"]:
+        raise InputError(
+            f"Expected both sides to train one concept, but got concept={config['concept']['name']} and "
+            f"our_experiment={config['our_experiment']}, which trains {composed.concept.name}; change one."
+        )
     with open_dict(composed):
         for section in SHARED:
             composed[section] = OmegaConf.create(config[section])
@@ -148,30 +157,51 @@ def timed_ours(config: dict[str, Any], folder: Path) -> OurCost:
     return OurCost.of(run.read_summary(), config)
 
 
-def released_side(config: dict[str, Any], steps: int) -> tuple[ReleasedCost, int]:
-    """Cost of steps of the released algorithm, and this process's peak memory; `config` is a benchmark's."""
-    quiet_libraries()
-    backbone: Backbone = build(config["model"], "model.")
-    cost = timed_released(backbone, build(config["concept"], "concept."), build(config["released"], "released."), steps)
-    return cost, peak_memory()
-
-
-def our_side(config: dict[str, Any], folder: Path) -> tuple[OurCost, int]:
-    """Cost of one of our trainings, and this process's peak memory; `config` is a training's."""
-    quiet_libraries()
-    return timed_ours(config, folder), peak_memory()
-
-
 def peak_memory() -> int:
     """Bytes: the most that torch held on the GPU where it was used, else the process's largest resident size."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
+    return peak_host_memory()
+
+
+def peak_host_memory() -> int:
+    """Bytes: the process's largest resident size, since `reset_peak_memory` where the system can tell."""
     if _STATUS.is_file():
         # Of this program alone, where getrusage starts from what the process was before it was this program.
         lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
         return int(lines["VmHWM"].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory() -> None:
+    """Count the peak from what is held now; on the host only Linux can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        _CLEAR_PEAK.write_text("5")  # proc(5): sets the largest resident size to the present one
+
+
+def released_side(
+    config: dict[str, Any], steps: int, memory: Callable[[], int] = peak_memory
+) -> tuple[ReleasedCost, int]:
+    """Cost of steps of the released algorithm, and this process's peak memory.
+
+    Args:
+        config: a benchmark's.
+        steps: how many are timed.
+        memory: `peak_memory` or `peak_host_memory`.
+    """
+    quiet_libraries()
+    backbone: Backbone = build(config["model"], "model.")
+    cost = timed_released(backbone, build(config["concept"], "concept."), build(config["released"], "released."), steps)
+    return cost, memory()
+
+
+def our_side(config: dict[str, Any], folder: Path) -> tuple[OurCost, int]:
+    """Cost of one of our trainings, and this process's peak memory; `config` is a training's."""
+    quiet_libraries()
+    return timed_ours(config, folder), peak_memory()
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """Seconds, rates and memory of caching, training and the released training step on one backbone of random weights."""
 
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ from typing import Any
 
 import torch
 
+from experiments.benchmarks.measuring import peak_memory, reset_peak_memory
 from experiments.benchmarks.released_step import ReleasedConfig, ReleasedTraining
 from experiments.benchmarks.sdxl_size_model import UNetSize, random_backbone
 from experiments.benchmarks.sdxl_size_operations import Operations
@@ -19,11 +18,14 @@ from slider_lightning.adapters import AdapterConfig
 from slider_lightning.backbone import Backbone, SpeedConfig
 from slider_lightning.backbone.load import DTYPES
 from slider_lightning.concepts import Concept
-from slider_lightning.data import RolloutConfig, TeacherStates, measured_cost
+from slider_lightning.data import RolloutConfig, TeacherBatch, TeacherStates, measured_cost
 from slider_lightning.data.states import rollout_noise, rollout_states
 from slider_lightning.errors import InputError
+from slider_lightning.training.checks import CHECKED_BATCHES
 
-ROLLOUTS, ROLLOUT_STEPS, SAMPLES = 16, 25, 1000
+ROLLOUTS, ROLLOUT_STEPS = 16, 25
+# Trained states of a slider; each is trained at both poles.
+STATES = 1000
 RELEASED_STEPS = 1000
 _GIB = 2**30
 _MATMUL_SECONDS = 1.0
@@ -119,22 +121,13 @@ class Timing:
 def timed(backbone: Backbone) -> Iterator[Timing]:
     """Gives a `Timing` that is filled in when the device has finished what was asked for inside."""
     timing, device = Timing(), backbone.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory()
     _wait(device)
     with measured_cost(backbone) as cost:
         yield timing
         _wait(device)
     timing.seconds, timing.sample_forwards = cost.seconds, cost.sample_forwards
-    timing.peak_gib = peak_memory(device) / _GIB
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU the most that tensors took since the last reset, on a CPU the most that the process ever took."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    timing.peak_gib = peak_memory() / _GIB
 
 
 def matmul_rate(side: int, dtype: torch.dtype, device: str) -> float:
@@ -184,7 +177,7 @@ def measure_cache(step: SliderStep, case: Case, operations: Operations) -> tuple
     """Two steps of rollouts with their scores, in forwards of `frozen_rows`; also gives the states, for training."""
     config = RolloutConfig(num_inference_steps=2, batch_size=case.frozen_rows)
     noise = rollout_noise(step.backbone, 0, range(case.frozen_rows // 2))
-    rollout_states(step.backbone, step.embeds, noise[:1], config)
+    rollout_states(step.backbone, step.embeds, noise, config)  # kernels are chosen and memory is reserved
     with timed(step.backbone) as timing:
         states = rollout_states(step.backbone, step.embeds, noise, config)
     timing.operations = timing.sample_forwards * operations.forward
@@ -244,18 +237,23 @@ def projection(case: Case, preserved: int, cache: Timing, step: Timing, released
     A released step's rollout has a random length: its seconds are taken per sample-forward, times the expected 58.
     """
     cached_forwards = ROLLOUTS * ROLLOUT_STEPS * (2 + 2 * preserved) - ROLLOUTS
-    cache_seconds = cache.seconds / cache.sample_forwards * cached_forwards
+    checks_forwards = CHECKED_BATCHES * 2 * (2 * case.states)
+    frozen_seconds = cache.seconds / cache.sample_forwards
+    cache_seconds, checks_seconds = frozen_seconds * cached_forwards, frozen_seconds * checks_forwards
     step_seconds = step.seconds / case.steps
-    train_seconds = step_seconds * SAMPLES / case.states
+    train_seconds = step_seconds * STATES / case.states
     released_step = released.seconds / released.sample_forwards * ReleasedConfig().mean_sample_forwards
-    seconds = cache_seconds + train_seconds
+    seconds = cache_seconds + train_seconds + checks_seconds
+    forwards = cached_forwards + 2 * STATES + checks_forwards
     return {
         "cache_sample_forwards": cached_forwards,
         "cache_seconds": cache_seconds,
         "step_seconds": step_seconds,
         "train_seconds": train_seconds,
+        "checks_seconds": checks_seconds,
         "seconds": seconds,
-        "sample_forwards_per_sample": (cached_forwards + 2 * SAMPLES) / SAMPLES,
+        "sample_forwards": forwards,
+        "sample_forwards_per_sample": forwards / (2 * STATES),
         "released_step_seconds": released_step,
         "released_seconds": released_step * RELEASED_STEPS,
         "released_sample_forwards_per_sample": ReleasedConfig().mean_sample_forwards,
@@ -264,22 +262,38 @@ def projection(case: Case, preserved: int, cache: Timing, step: Timing, released
 
 
 def run_whole(
-    step: SliderStep, case: Case, rollouts: int = ROLLOUTS, rollout_steps: int = ROLLOUT_STEPS, samples: int = SAMPLES
+    step: SliderStep, case: Case, rollouts: int = ROLLOUTS, rollout_steps: int = ROLLOUT_STEPS, trained: int = STATES
 ) -> dict[str, float]:
-    """Really caches and trains a whole slider; seconds of both and the peak of memory."""
+    """Really scores the states of a whole slider, trains it and compares it with the frozen model at the end.
+
+    The states stay on the device: writing them to disk and reading them back is not in it.
+
+    Returns:
+        Seconds of each part and of all, sample-forwards of all, and the peak of memory in GiB.
+    """
     config = RolloutConfig(num_inference_steps=rollout_steps, batch_size=case.frozen_rows)
     with timed(step.backbone) as cache:
         noise = rollout_noise(step.backbone, 1, range(rollouts))
         states = rollout_states(step.backbone, step.embeds, noise, config)
+
+    def batch(first: int) -> TeacherBatch:
+        return step.batch(states, [(first + row) % len(states) for row in range(case.states)])
+
     with timed(step.backbone) as training:
-        for first in range(0, samples, case.states):
-            step.run(step.batch(states, [(first + row) % len(states) for row in range(case.states)]))
+        for first in range(0, trained, case.states):
+            step.run(batch(first))
+    with timed(step.backbone) as checks, torch.no_grad():
+        for number in range(CHECKED_BATCHES):
+            for slider_on in (True, False):
+                step.module.losses((batch(number * case.states),), slider_on=slider_on)
+    parts = (cache, training, checks)
     return {
         "cache_seconds": cache.seconds,
         "train_seconds": training.seconds,
-        "seconds": cache.seconds + training.seconds,
-        "sample_forwards": cache.sample_forwards + training.sample_forwards,
-        "peak_gib": max(cache.peak_gib, training.peak_gib),
+        "checks_seconds": checks.seconds,
+        "seconds": sum(part.seconds for part in parts),
+        "sample_forwards": sum(part.sample_forwards for part in parts),
+        "peak_gib": max(part.peak_gib for part in parts),
     }
 
 

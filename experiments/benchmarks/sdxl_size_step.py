@@ -21,17 +21,14 @@ class SliderStep:
         backbone: the frozen model.
         concept: the prompts.
         adapter: form of the slider.
-        objective: eq. 4's settings.
     """
 
-    def __init__(
-        self, backbone: Backbone, concept: Concept, adapter: AdapterConfig, objective: TextObjective | None = None
-    ) -> None:
+    def __init__(self, backbone: Backbone, concept: Concept, adapter: AdapterConfig) -> None:
         self.backbone = backbone
         self.embeds = ConceptEmbeds.encode(backbone, concept)
         self.bank = SliderBank(backbone.unet, [adapter.new_slider(backbone.unet, seed=0)])
         config = OptimizerConfig()
-        task = TextTask(backbone, self.embeds.target, objective or TextObjective(), config)
+        task = TextTask(backbone, self.embeds.target, TextObjective(), config)
         task.move()
         self.module = SliderModule(backbone, self.bank, [task])
         fused = backbone.device.type == "cuda"

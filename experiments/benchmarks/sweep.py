@@ -22,18 +22,19 @@ from experiments.benchmarks.measuring import (
     CommandCost,
     ReleasedCost,
     new_process,
+    peak_host_memory,
     released_side,
     timed_command,
     training_config,
 )
-from experiments.benchmarks.reporting import write_report
+from experiments.benchmarks.reporting import machine, write_report
 from slider_lightning.adapters import load_slider
-from slider_lightning.config import canonical_text, typed
+from slider_lightning.config import ROOT, canonical_text, typed
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
 from slider_lightning.runs import deciding
 from slider_lightning.training import RunFolder
-from slider_lightning.training.run_folder import write_json
+from slider_lightning.training.run_folder import git_state, write_json
 
 TRAIN = "slider_lightning.train"
 GIB = 2**30
@@ -52,7 +53,7 @@ def sweep(config: dict[str, Any]) -> Path:
     folder = Path(config["paths"]["outputs"]) / "benchmarks" / "sweep"
     if typed(config["fresh"], bool, "fresh"):
         shutil.rmtree(folder, ignore_errors=True)
-    stages = Stages(folder / "stages.json")
+    stages = Stages(folder / "stages.json", measured_by={"git": git_state(ROOT), "machine": machine()})
     ranks = typed(config["ranks"], tuple[int, ...], "ranks")
     etas = typed(config["etas"], tuple[float, ...], "etas")
     points = list(itertools.product(ranks, etas))
@@ -75,7 +76,7 @@ def sweep(config: dict[str, Any]) -> Path:
             {"rank": rank, "eta": eta, **cost} for (rank, eta), cost in zip(points, released, strict=True)
         ],
         "weights": differences,
-        "settings": {key: config[key] for key in ("ranks", "etas", "experiment", "training", "steps", "released")},
+        "settings": {key: config[key] for key in ("ranks", "etas", "our_experiment", "training", "steps", "released")},
     }
     return write_report(
         "sweep", folder.parents[1], data, [way_table(ways, len(points), config["steps"]), weight_table(differences)]
@@ -87,22 +88,27 @@ class Stages:
 
     Args:
         path: the file.
+        measured_by: the code and the machine; what others measured is not mixed with what these do.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, measured_by: Any = None) -> None:
         self.path = path
+        self.measured_by = measured_by
         self._known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
 
     def find(self, name: str, settings: Any) -> dict[str, Any] | None:
         """The figures of a stage, or None where it was not measured with these settings."""
         known = self._known.get(name)
-        return known["figures"] if known and known["settings"] == canonical_text(settings) else None
+        return known["figures"] if known and known["settings"] == self._text(settings) else None
 
     def keep(self, name: str, settings: Any, figures: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the figures of a stage; returns them."""
-        self._known[name] = {"settings": canonical_text(settings), "figures": dict(figures)}
+        self._known[name] = {"settings": self._text(settings), "figures": dict(figures)}
         write_json(self.path, self._known)
         return dict(figures)
+
+    def _text(self, settings: Any) -> str:
+        return canonical_text([self.measured_by, settings])
 
 
 def released_point(config: dict[str, Any], point: Point, stages: Stages, process: Executor) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def released_point(config: dict[str, Any], point: Point, stages: Stages, process
     found = stages.find(name, decides)
     if found is not None:
         return found
-    cost, memory = process.submit(released_side, settings, steps).result()
+    cost, memory = process.submit(released_side, settings, steps, peak_host_memory).result()
     return stages.keep(name, decides, released_figures(cost) | {"peak_memory": memory})
 
 
@@ -144,7 +150,7 @@ def commanded(config: dict[str, Any], folder: Path, arguments: Sequence[str], st
     """Cost of the training command with these arguments in empty folders, its cache included."""
     chosen = HydraConfig.get()
     model = [each for each in chosen.overrides.task if each.startswith(("model=", "model.", "+model."))]
-    shared = [*arguments, f"experiment={config['experiment']}", *model, *config["training"]]
+    shared = [*arguments, f"experiment={config['our_experiment']}", *model, *config["training"]]
     decides = {"command": shared, "training": deciding(training_config(config), "name")}
     found = stages.find(folder.name, decides)
     if found is not None and folder.is_dir():
@@ -229,7 +235,7 @@ def way_table(ways: Mapping[str, Mapping[str, float]], points: int, steps: int) 
         "released trainer draws no strip, nor do ours here.",
     )
     drawn.add_column("way")
-    for column in ("forwards", "times fewer", "wall, s", "times less", "training, s", "peak, GiB"):
+    for column in ("forwards", "times fewer", "wall, s", "times less", "training, s", "peak of main memory, GiB"):
         drawn.add_column(column, justify="right")
     released = ways["released"]
     for key, name in names.items():

@@ -18,6 +18,8 @@ from experiments.benchmarks.measuring import (
 from experiments.benchmarks.reporting import write_report
 from slider_lightning.config import typed
 from slider_lightning.entry import entry_point
+from slider_lightning.errors import InputError
+from slider_lightning.training.checks import CHECKED_BATCHES
 
 MIB = 2**20
 
@@ -33,7 +35,13 @@ def text_step(config: dict[str, Any]) -> Path:
     """
     steps, points = typed(config["steps"], int, "steps"), typed(config["sweep_points"], int, "sweep_points")
     whole = training_config(config)
-    short = training_config(config, f"trainer.max_steps={typed(config['our_steps'], int, 'our_steps')}")
+    our_steps = typed(config["our_steps"], int, "our_steps")
+    if our_steps < min(CHECKED_BATCHES, whole["trainer"]["max_steps"]):
+        raise InputError(
+            f"Expected our_steps to be at least {CHECKED_BATCHES}, the batches that are checked at the end, but got "
+            f"{our_steps}; raise it."
+        )
+    short = training_config(config, f"trainer.max_steps={our_steps}")
     with new_process() as process:
         released, released_memory = process.submit(released_side, config, steps).result()
     with tempfile.TemporaryDirectory() as folder, new_process() as process:
@@ -113,7 +121,8 @@ def table(figures: dict[str, dict[str, float]], points: int) -> Table:
     drawn = Table(
         title="Cost of training a text slider",
         caption="A training sample is one prediction that a gradient flows through. Released steps are scaled from the "
-        "rollouts they drew to their mean length.",
+        "rollouts they drew to their mean length. On neither side: start-up, loading, the encoding of prompts; nor the "
+        "strip of images that a run of ours draws when it is trained.",
     )
     drawn.add_column("figure")
     for side in ("released", "ours", "ratio"):

@@ -16,6 +16,7 @@ from evaluation.setup import Setup, build_setup
 from experiments.benchmarks.measuring import OurCost, timed_ours, timed_released, training_config
 from experiments.benchmarks.quality_curve import (
     SHIFT,
+    UPWARD,
     Rates,
     Reached,
     comparison_table,
@@ -32,8 +33,12 @@ from slider_lightning.backbone import Backbone
 from slider_lightning.concepts import Concept
 from slider_lightning.config import build, typed
 from slider_lightning.entry import entry_point
+from slider_lightning.errors import InputError
 from slider_lightning.train import ensure_trained
 from slider_lightning.training import OptimizerConfig, RunFolder
+
+# What the name of a budget tells anyway.
+BUDGET_KEYS = ("trainer.max_steps=", "data.source.num_rollouts=")
 
 
 def time_to_quality(config: dict[str, Any]) -> Path:
@@ -58,7 +63,9 @@ def time_to_quality(config: dict[str, Any]) -> Path:
         "curve": [asdict(point) for point in points],
         "sliders": [{**asdict(slider), "seconds": rates.seconds(slider)} for slider in sliders],
         "rates": rates.record(),
-        "settings": {key: config[key] for key in ("released", "experiment", "training", "ours", "evaluation", "seeds")},
+        "settings": {
+            key: config[key] for key in ("released", "our_experiment", "training", "ours", "evaluation", "seeds")
+        },
     }
     save_figure(outputs / "benchmarks", "time_to_quality", quality_figure(sliders, rates))
     return write_report("time_to_quality", outputs, data, [curve_table(points), comparison_table(compared)])
@@ -81,6 +88,11 @@ class Stage:
         sections = {key: self.default[key] for key in ("concept", "model", "sampler", "judges")}
         evaluation = {**self.default["evaluation"], "scales": config["evaluation"]["scales"]}
         prompts = {**evaluation["prompts"], "seeds_per_prompt": config["evaluation"]["seeds_per_prompt"]}
+        if not evaluation["target"] or not evaluation["protected"]:
+            raise InputError(
+                f"Expected our_experiment={config['our_experiment']} to name evaluation.target and "
+                "evaluation.protected, but one is empty; choose another."
+            )
         self.setup: Setup = build_setup({**sections, "evaluation": {**evaluation, "prompts": prompts}})
 
     def batched(self, released: ReleasedConfig, rows: int) -> ReleasedConfig:
@@ -110,13 +122,18 @@ class Stage:
 
     def ours(self) -> Iterator[Reached]:
         """Our runs at every budget, all seeds, each with a cache of its own: its summary then holds its whole cost."""
-        for overrides in typed(self.config["ours"], tuple[tuple[str, ...], ...], "ours"):
+        budgets = typed(self.config["ours"], tuple[tuple[str, ...], ...], "ours")
+        if not budgets:
+            raise InputError("Expected budgets of our training in ours, but got none; give at least [[]].")
+        for overrides in budgets:
             for seed in self.seeds:
                 seeded = (text.format(seed) for text in typed(self.config["seeded"], tuple[str, ...], "seeded"))
                 config = training_config(self.config, *overrides, *seeded)
                 run = self.trained(config, self.folder / Path(config["run"]).name)
                 cost = OurCost.of(run.read_summary(), config)
-                budget = f"{cost.steps} steps, {config['data']['source']['num_rollouts']} rollouts"
+                others = [each for each in overrides if not each.startswith(BUDGET_KEYS)]
+                rollouts = config["data"]["source"]["num_rollouts"]
+                budget = ", ".join([f"{cost.steps} steps, {rollouts} rollouts", *others])
                 samples = cost.steps * cost.samples_per_step
                 total, cache = cost.sample_forwards(cost.steps), round(cost.cache.sample_forwards)
                 yield Reached("ours", budget, seed, cost.steps, samples, cache, total, self.figures(run.slider))
@@ -137,7 +154,7 @@ class Stage:
         measures = slider_measures(measurements, settings.target, settings.protected)
         highest = f"{settings.scales[-1]:+g}"
         names = {SHIFT: f"eval/attribute_range/{settings.target}"}
-        names |= {"upward": f"eval/attribute_shift/{settings.target}/{highest}", "interference": "eval/interference"}
+        names |= {UPWARD: f"eval/attribute_shift/{settings.target}/{highest}", "interference": "eval/interference"}
         names |= {f"interference/{name}": f"eval/interference/{name}" for name in settings.protected}
         names |= {"selectivity": "eval/selectivity"}
         return {name: measures[key].mean for name, key in names.items()}

@@ -18,6 +18,8 @@ from slider_lightning.training.slider_module import SliderModule
 _NOTHING = 1e-14
 # Standard errors that the loss must have risen by, so that noise does not end a good training.
 _CLEARLY = 3.0
+# How many of the last batches are compared.
+CHECKED_BATCHES = 8
 
 
 class TrainingChecks(L.Callback):
@@ -32,7 +34,7 @@ class TrainingChecks(L.Callback):
         batches: how many of the last batches are compared, at least 2; each costs its rows twice.
     """
 
-    def __init__(self, every_n_steps: int, batches: int = 8) -> None:
+    def __init__(self, every_n_steps: int, batches: int = CHECKED_BATCHES) -> None:
         self.failures: dict[int, str] = {}
         """Number of a slider to what is wrong with it."""
         self.cost = Cost()
