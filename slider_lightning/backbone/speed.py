@@ -22,6 +22,7 @@ class SpeedConfig:
             (frozen, under sliders, with gradients, another size) is compiled when it comes first, which takes minutes
             on SDXL, so this pays for long trainings.
         gradient_checkpointing: the UNet's own; a training step stores the inputs of its blocks and computes them twice.
+            With `compile` the blocks that it covers run as they are while sliders train.
         channels_last: the UNet's convolutions in the layout that tensor cores read.
         vae_tiling: the VAE works on overlapping tiles of an image that is larger than its own size (1024 px for SDXL),
             which bounds memory and leaves faint seams.

@@ -122,11 +122,6 @@ class TeacherStates:
         """The tensors by the name of their field."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> TeacherStates:
-        """The same states elsewhere; the dtype is for the floating tensors, timesteps stay integers."""
-        moved = {n: t.to(device, dtype if t.is_floating_point() else None) for n, t in self.tensors().items()}
-        return TeacherStates(**moved)
-
     @staticmethod
     def cat(parts: Sequence[TeacherStates]) -> TeacherStates:
         """The states of several parts, one after the other."""
@@ -237,8 +232,8 @@ def score_prompt(
 ) -> Float[Tensor, "states 4 h w"]:
     """The frozen model's prediction for one prompt at states, `batch_size` rows a forward.
 
-    Which rows share a forward depends on the states alone, so a prompt's scores are the same bits whatever else is
-    scored.
+    Which rows share a forward does not depend on other prompts, so a prompt's scores are the same bits whatever else
+    is scored.
 
     Args:
         backbone: the frozen model.
