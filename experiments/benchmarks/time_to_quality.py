@@ -64,7 +64,8 @@ def time_to_quality(config: dict[str, Any]) -> Path:
         "sliders": [{**asdict(slider), "seconds": rates.seconds(slider)} for slider in sliders],
         "rates": rates.record(),
         "settings": {
-            key: config[key] for key in ("released", "our_experiment", "training", "ours", "evaluation", "seeds")
+            key: config[key]
+            for key in ("released", "our_experiment", "training", "ours", "evaluation", "seeds", "batched_seeds")
         },
     }
     save_figure(outputs / "benchmarks", "time_to_quality", quality_figure(sliders, rates))
@@ -82,6 +83,7 @@ class Stage:
         self.config = config
         self.folder = Path(config["paths"]["outputs"]) / "benchmarks" / "time_to_quality"
         self.seeds = typed(config["seeds"], tuple[int, ...], "seeds")
+        self.batched_seeds = typed(config["batched_seeds"], tuple[int, ...], "batched_seeds")
         self.backbone: Backbone = build(config["model"], "model.")
         self.concept: Concept = build(config["concept"], "concept.")
         self.default = training_config(config)
@@ -110,10 +112,10 @@ class Stage:
         )
 
     def released(self, variant: str, settings: ReleasedConfig) -> Iterator[Reached]:
-        """The checkpoints of the released algorithm with the settings of a variant, all seeds."""
+        """The checkpoints of the released algorithm with the settings of a variant, all its seeds."""
         steps = checkpoint_steps(self.config[f"{variant}_checkpoints"], settings.max_steps)
         outputs = Path(self.config["paths"]["outputs"])
-        for seed in self.seeds:
+        for seed in self.batched_seeds if variant == "batched" else self.seeds:
             run = ensure_released(self.backbone, self.concept, replace(settings, seed=seed), outputs, steps)
             forwards = {row["step"]: row["sample_forwards"] for row in run.read_log()}
             for step in steps:
