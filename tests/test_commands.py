@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from PIL import Image
 
@@ -42,6 +43,14 @@ def test_a_run_folder_holds_what_the_design_says(run: RunFolder) -> None:
     assert [line["step"] for line in run.read_metrics()] == [4]
     assert {"versions", "seeds", "assets", "seconds"} <= set(run.read_manifest())
     assert list((run.path / "wandb").glob("offline-run-*"))
+
+
+def test_a_training_that_fails_ends_its_run_of_wandb(tmp_path: Path) -> None:
+    places = (f"run={tmp_path}/run", f"paths.cache={tmp_path}/cache", "logger=wandb", "logger.offline=true")
+    with pytest.raises(InputError, match="lower optimizer"):
+        train(composed("train", "experiment=age", *QUICK, *places, "optimizer.lr=1e18", "trainer.log_every_n_steps=1"))
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert wandb.run is None
 
 
 def test_costs_are_counted_exactly(run: RunFolder) -> None:

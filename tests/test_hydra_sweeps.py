@@ -201,6 +201,7 @@ def test_the_queue_gets_jobs_back_and_lightning_leaves_them_to_it(
     launcher = launcher.hydra.launcher
     assert launcher.additional_parameters.requeue
     assert launcher.max_num_timeout > 0
+    assert launcher.gpus_per_node == launcher.tasks_per_node == 1
 
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
