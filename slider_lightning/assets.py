@@ -16,6 +16,7 @@ from slider_lightning.errors import InputError
 logger = logging.getLogger(__name__)
 
 HASHES_FILE = "hashes.json"
+LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def locked(folder: str | Path, what: str) -> Iterator[None]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        lock = FileLock(folder / LOCK_FILE)
         try:
             lock.acquire(timeout=0)
         except Timeout:

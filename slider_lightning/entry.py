@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from slider_lightning.assets import LOCK_FILE
 from slider_lightning.config import CONF, check, plain_config, register_resolvers
 from slider_lightning.errors import InputError
 
@@ -49,6 +50,8 @@ def entry_point(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 run_dir = Path(HydraConfig.get().runtime.output_dir)
                 if run_dir != Path.cwd():
                     with suppress(OSError):  # a folder that the task filled stays
+                        if [path.name for path in run_dir.iterdir()] == [LOCK_FILE]:
+                            (run_dir / LOCK_FILE).unlink()
                         run_dir.rmdir()
                 raise
 

@@ -13,12 +13,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from slider_lightning.assets import sha256_file
+from slider_lightning.assets import LOCK_FILE, sha256_file
 from slider_lightning.data.pairs.latents import read_latents
 from slider_lightning.data.teacher import INDEX_FILE, LAST_USE_FILE, SHARD_SUFFIX
 from slider_lightning.errors import InputError
 
-LOCK_FILE = ".lock"
 PAIRS_FOLDER = "pairs"
 PAIRS, UNREADABLE = "pairs", "unreadable"
 _KEY = re.compile("[0-9a-f]{20}")
