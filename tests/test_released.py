@@ -1,5 +1,6 @@
 """The released algorithm: its arithmetic, its exact cost, and a training that a kill does not harm."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -167,7 +168,9 @@ train_released(backbone, CONCEPT, SHORT, Path(sys.argv[2]), STEPS, kill, save_ev
 def test_a_killed_training_ends_as_one_that_was_not(backbone: Backbone, pipeline_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, str(pipeline_folder), str(folder)]
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
+    threads = str(torch.get_num_threads())  # their number decides the order of sums
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == -9
     again = load_backbone(str(pipeline_folder), dtype="float32")
     resumed = train_released(again, CONCEPT, SHORT, folder, STEPS)
     with measured_cost(backbone) as cost:
