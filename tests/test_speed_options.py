@@ -1,5 +1,8 @@
 """Settings of speed: each leaves predictions and gradients what they are, up to rounding, and does what it is for."""
 
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from experiments.tiny_faces.pipeline import build_vae
 from slider_lightning.adapters import AdapterConfig, SliderBank
 from slider_lightning.backbone import Backbone, SpeedConfig, load_backbone
 from slider_lightning.concepts import Concept
-from slider_lightning.config import CONF, register_resolvers, run_id
+from slider_lightning.config import CONF, ROOT, register_resolvers, run_id
 from slider_lightning.data import ConceptEmbeds, RolloutConfig
 from slider_lightning.data.states import rollout_noise, rollout_states
 from slider_lightning.errors import InputError
@@ -25,6 +28,22 @@ from tests.conftest import SMALLEST
 
 # Sums of fp32 taken in another order, through some ten layers and back: 1e-7 each, well below this.
 TOLERANCE = 1e-4
+FREES = """
+import resource, sys, torch
+from slider_lightning.entry import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (1, 3, 9, 27, 81):
+        torch.ones(size, 1024, 1024 // 4)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+handed_back = faults()
+keep_freed_memory()
+faults()
+print(handed_back, faults())
+"""
 PROMPTS = ["an old person", "a young person"]
 
 
@@ -236,3 +255,12 @@ def test_training_on_a_bf16_backbone_keeps_fp32_and_comes_out_alike(pipeline_fol
     # cosine was 0.9962 to 0.9969 and the ratio 0.995 to 0.997: these bounds are four times as wide.
     assert torch.cosine_similarity(moved[0], moved[1], dim=0) > 0.985
     assert 0.98 < moved[1].norm() / moved[0].norm() < 1.02
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_commands_take_the_memory_of_freed_tensors_again() -> None:
+    told = subprocess.run([sys.executable, "-c", FREES], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    handed_back, kept = map(int, told.split())
+    # A page for every 4 KiB, or for every 2 MiB where the system joins them.
+    assert handed_back > 40
+    assert kept < handed_back / 10
