@@ -100,7 +100,7 @@ def quiet_libraries() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what tensors on the CPU free, up to 1 GiB, for the next ones.
+    """Let the C library keep what tensors on the CPU free for the next ones: up to 1 GiB at the end of its heap.
 
     As it comes, glibc hands large blocks back to the system and asks for them again at the next forward. Every page is
     then faulted in anew, and how many are depends on what else lies in memory. Other C libraries are left as they are.
