@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Test processes; each computes on one thread.
+WORKERS ?= auto
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -21,7 +23,7 @@ demo: setup  ## train the age slider on tiny_faces, measure it, print the figure
 	$(BIN)/python -m experiments.demo
 
 test: setup  ## run the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile
 
 quality: setup  ## lint, format check, types
 	$(BIN)/ruff check .
