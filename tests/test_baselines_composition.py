@@ -17,8 +17,8 @@ from slider_lightning.backbone import (
     SamplerConfig,
     fresh_scheduler,
     initial_noise,
+    step_arguments,
     step_generators,
-    takes_generator,
 )
 from slider_lightning.config import CONF, build, check, plain_config, register_resolvers
 from slider_lightning.errors import InputError
@@ -49,7 +49,7 @@ def composed_image(backbone: Backbone, row: GridRow, scale: float, sampler: Samp
     """One image, every prediction in a call of its own: eq. 2 under guidance, written out."""
     scheduler = fresh_scheduler(backbone.scheduler, sampler.num_inference_steps)
     generators = step_generators(backbone.latent_shape, [row.seed])
-    step_kwargs = {"generator": generators[0]} if takes_generator(scheduler) else {}
+    step_kwargs = step_arguments(scheduler, generators, 0.0)
     latents = initial_noise(backbone.latent_shape, [row.seed]) * scheduler.init_noise_sigma
     prompts = {"c_t": row.prompt, "c+": f"{row.prompt}, very old", "c-": f"{row.prompt}, very young"}
     embeds = {name: backbone.encode_prompts([prompt]) for name, prompt in prompts.items()}

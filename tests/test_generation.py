@@ -152,3 +152,13 @@ def test_every_mode_of_image_is_read() -> None:
     assert torch.allclose(images, expected[:, :, None, None].expand(5, 3, 2, 3))
     with pytest.raises(ValueError, match="one size"):
         pil_to_images([grey, Image.new("L", (9, 9))])
+
+
+def test_scales_can_be_given_image_by_image(backbone: Backbone, bank: SliderBank) -> None:
+    scales = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[-1.0, 0.0], [0.5, 0.5]]])
+    images = generate_images(backbone, bank, "a man", [5, 9], scales, CONFIG)
+    for row, seed in enumerate([5, 9]):
+        alone = generate_images(backbone, bank, "a man", [seed], scales[row], CONFIG)
+        assert (images[row] - alone[0]).abs().max() < 1e-3
+    with pytest.raises(InputError, match="for each of 3"):
+        generate_images(backbone, bank, "a man", [5, 9, 1], scales, CONFIG)

@@ -193,7 +193,7 @@ def test_the_common_start_is_computed_once_and_changes_nothing(
     off = int((timesteps > 750).sum())
     assert 0 < off < len(timesteps)
     assert backbone.sample_forwards - before == 2 * (2 * off + 6 * (len(timesteps) - off))
-    assert len(calls) == count_unet_calls(backbone, config, rows=6, branches=3, batch_size=batch_size or 6)
+    assert len(calls) == count_unet_calls(backbone, config, scales, 6, 3, batch_size or 6)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_scales_that_many_rows_share_are_folded_and_give_what_the_hooks_give(
     on = int((fresh_scheduler(backbone.scheduler, 5).timesteps <= 750).sum())
     # Nine rows in batches of 6 are two, for each of three columns; by hooks the 27 rows would take five.
     off = len(fresh_scheduler(backbone.scheduler, 5).timesteps) - on
-    assert len(calls) == count_unet_calls(backbone, config, 27, 3, 6) == on * 6 + off * 2
+    assert len(calls) == count_unet_calls(backbone, config, columns.repeat(9, 1), 27, 3, 6) == on * 6 + off * 2
     assert backbone.sample_forwards == (2 if guidance_scale > 1 else 1) * (on * 27 + off * 9)
     assert all(torch.equal(value, before[key]) for key, value in backbone.unet.state_dict().items())
     hooked = torch.cat([generate(range(start, start + 3)) for start in (0, 3, 6)])

@@ -98,7 +98,7 @@ class Composition:
             return torch.cat(parts)
 
         seeds = [row.seed for row in rows for _ in scales]
-        return denoise(backbone, seeds, sampler.num_inference_steps, predict)
+        return denoise(backbone, seeds, sampler, predict)
 
 
 def composed_noise(

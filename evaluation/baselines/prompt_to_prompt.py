@@ -107,7 +107,7 @@ class PromptToPrompt:
                 return guided_noise(backbone, model_input, timestep, embeds, negative_embeds, sampler.guidance_scale)
 
         seeds = [row.seed for row in rows for _ in range(branches)]
-        latents = denoise(backbone, seeds, sampler.num_inference_steps, predict)
+        latents = denoise(backbone, seeds, sampler, predict)
         return latents.unflatten(0, (len(rows), branches))
 
     def _control(self, done: float, branches: int, unconditional: int, tokens: TokenMap) -> AttentionControl | None:

@@ -13,11 +13,11 @@ from evaluation.grids import GridRow
 from slider_lightning.backbone import (
     Backbone,
     PromptEmbeds,
+    SamplerConfig,
     classifier_free_guidance,
-    fresh_scheduler,
     initial_noise,
+    step_arguments,
     step_generators,
-    takes_generator,
 )
 from slider_lightning.errors import InputError
 
@@ -27,15 +27,15 @@ Predict = Callable[[Tensor, Tensor, float], Tensor]
 
 @torch.no_grad()
 def denoise(
-    backbone: Backbone, seeds: Sequence[int], num_inference_steps: int, predict: Predict
+    backbone: Backbone, seeds: Sequence[int], sampler: SamplerConfig, predict: Predict
 ) -> Float[Tensor, "batch 4 h w"]:
     """Final latents, float32, of one image per seed; equal seeds share all the noise that is drawn.
 
     The steps are those of `slider_lightning.backbone.sample`; what a baseline changes is the prediction alone.
     """
-    scheduler = fresh_scheduler(backbone.scheduler, num_inference_steps)
+    scheduler = sampler.scheduler_for(backbone.scheduler)
     generators = step_generators(backbone.latent_shape, seeds)
-    step_kwargs = {"generator": generators} if takes_generator(scheduler) else {}
+    step_kwargs = step_arguments(scheduler, generators, sampler.ddim_eta)
     latents = initial_noise(backbone.latent_shape, seeds).to(backbone.device) * scheduler.init_noise_sigma
     for index, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)

@@ -5,13 +5,15 @@ from slider_lightning.backbone.guidance import classifier_free_guidance
 from slider_lightning.backbone.load import load_backbone
 from slider_lightning.backbone.pixels import images_to_pil, pil_to_images
 from slider_lightning.backbone.prompts import PromptEmbeds, PromptEncoder
-from slider_lightning.backbone.sampler import SamplerConfig, count_unet_calls, sample
+from slider_lightning.backbone.sampler import count_unet_calls, sample
+from slider_lightning.backbone.sampler_config import SamplerConfig
 from slider_lightning.backbone.schedule import (
     ddim_scheduler,
     fresh_scheduler,
     initial_noise,
+    named_scheduler,
+    step_arguments,
     step_generators,
-    takes_generator,
 )
 from slider_lightning.backbone.speed import SpeedConfig
 
@@ -28,8 +30,9 @@ __all__ = [
     "images_to_pil",
     "initial_noise",
     "load_backbone",
+    "named_scheduler",
     "pil_to_images",
     "sample",
+    "step_arguments",
     "step_generators",
-    "takes_generator",
 ]

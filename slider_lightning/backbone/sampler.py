@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import dropwhile, groupby
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -15,51 +17,13 @@ from slider_lightning.adapters.bank import SliderBank
 from slider_lightning.backbone.backbone import Backbone
 from slider_lightning.backbone.guidance import classifier_free_guidance
 from slider_lightning.backbone.prompts import PromptEmbeds
-from slider_lightning.backbone.schedule import fresh_scheduler, takes_generator
-from slider_lightning.errors import InputError
+from slider_lightning.backbone.sampler_config import SamplerConfig
+from slider_lightning.backbone.schedule import step_arguments
 
-FOLDING = ("exact", "always", "never")
 # Rows of the UNet from which on folding sliders into the weights and out again costs less than their hooks, and rows of
 # a batch below which cutting the batches by column costs more than that.
 _FOLDED_FORWARDS = 8
 _FOLDED_ROWS = 8
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How images are sampled.
-
-    Args:
-        num_inference_steps: steps of the scheduler, at least 1.
-        guidance_scale: classifier-free guidance; at 1 or below no unconditional half is computed.
-        start_timestep: the slider is off while the timestep is above it, and on from there; 1000 means always on.
-        fold: when scales that rows share are folded into the weights, which costs the same for any number of sliders.
-            "exact": in fp32, where images are the hooks' to rounding, and for enough rows to be faster. "always": in
-            any precision and for any number of rows; half precision rounds W0 + dW to the weight's few digits, which
-            loses the smallest changes and gives slightly other images than the hooks. "never": by hooks alone.
-
-    Raises:
-        InputError: if a value is out of range.
-    """
-
-    num_inference_steps: int = 25
-    guidance_scale: float = 4.0
-    start_timestep: int = 750
-    fold: str = "exact"
-
-    def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise InputError(
-                f"Expected num_inference_steps to be at least 1, but got {self.num_inference_steps}; raise it."
-            )
-        if self.guidance_scale < 0:
-            raise InputError(f"Expected guidance_scale to be 0 or more, but got {self.guidance_scale}; raise it.")
-        if not 0 <= self.start_timestep <= 1000:
-            raise InputError(
-                f"Expected start_timestep to lie in 0..1000, but got {self.start_timestep}; 750 is common."
-            )
-        if self.fold not in FOLDING:
-            raise InputError(f"Expected fold to be one of {', '.join(FOLDING)}, but got {self.fold!r}; try exact.")
 
 
 @dataclass(frozen=True)
@@ -76,6 +40,11 @@ class _Batch:
     embeds: PromptEmbeds
     slider_scales: Float[Tensor, "rows sliders"] | None
 
+    def at(self, strengths: Float[Tensor, " sliders"]) -> _Batch:
+        """The same rows with their scales multiplied."""
+        scales = self.slider_scales
+        return self if scales is None else replace(self, slider_scales=scales * strengths.to(scales.device))
+
 
 @dataclass
 class _Part:
@@ -84,14 +53,14 @@ class _Part:
     Args:
         scheduler: the scheduler that takes their steps.
         latents: where they are.
-        generators: what their `step` draws from; None where it draws nothing or from the global state.
+        step_arguments: what their `step` is given beside noise, timestep and latents.
         on: their batches while the slider is on.
         folded: the scales that they share and that are folded into the weights; None where hooks run.
     """
 
     scheduler: SchedulerMixin
     latents: Float[Tensor, "rows 4 h w"]
-    generators: list[torch.Generator] | None
+    step_arguments: Mapping[str, Any]
     on: Sequence[_Batch]
     folded: Float[Tensor, " sliders"] | None
 
@@ -99,10 +68,32 @@ class _Part:
         """The latents as the UNet takes them."""
         return self.scheduler.scale_model_input(self.latents, timestep)
 
+    @contextmanager
+    def at(self, bank: SliderBank | None, strengths: Float[Tensor, " sliders"]) -> Iterator[Sequence[_Batch]]:
+        """The batches with the sliders at these strengths: folded for the forwards inside, or as scales for hooks."""
+        if bank is not None and self.folded is not None:
+            with bank.folded(self.folded * strengths):
+                yield self.on
+        else:
+            yield [batch.at(strengths) for batch in self.on]
+
     def step(self, noise_pred: Tensor, timestep: Tensor) -> None:
         """One step of the scheduler."""
-        drawn = {} if self.generators is None else {"generator": self.generators}
-        self.latents = self.scheduler.step(noise_pred, timestep, self.latents, **drawn, return_dict=False)[0]
+        given = self.step_arguments
+        self.latents = self.scheduler.step(noise_pred, timestep, self.latents, **given, return_dict=False)[0]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Neighbouring steps in which the sliders are equally strong.
+
+    Args:
+        steps: their positions.
+        strengths: what the scales of every slider are multiplied with.
+    """
+
+    steps: slice
+    strengths: Float[Tensor, " sliders"]
 
 
 @torch.no_grad()
@@ -122,9 +113,10 @@ def sample(
 ) -> Float[Tensor, "batch 4 h w"]:
     """Denoise latents; at scale zero the result is that of `StableDiffusionXLPipeline` for the same noise.
 
-    The UNet sees the rows in batches of `batch_size`. While the slider is off all rows take their steps together. Then
-    rows of scales that are folded (see `SamplerConfig.fold`) are finished one after another, so that each is folded
-    once; without folding all rows go on together. Every such part has a scheduler of its own, so any keeps its state.
+    The UNet sees the rows in batches of `batch_size`. While no slider is on yet all rows take their steps together.
+    Then rows of scales that are folded (see `SamplerConfig.fold`) are finished one after another, so that each is
+    folded once, or once for every strength of a schedule; without folding all rows go on together. Every such part has
+    a scheduler of its own, so any keeps its state.
 
     Args:
         backbone: the frozen model.
@@ -133,7 +125,7 @@ def sample(
         negative_embeds: the unconditional prompt, one per row or one for all.
         noise: standard normal, one per row.
         slider_scales: one row per latent, one column per slider; None exactly when `bank` is None.
-        config: steps, guidance and start_timestep.
+        config: steps, guidance, scheduler, and when sliders act.
         branches: rows come in groups of this size that share prompt and noise and differ in scales alone. While the
             slider is off a group is computed once.
         batch_size: latents per UNet call (guidance doubles the rows of the call); None means all at once.
@@ -144,6 +136,7 @@ def sample(
         Final latents, float32, on the backbone's device.
 
     Raises:
+        InputError: if scheduler or schedule of `config` do not fit model or sliders.
         ValueError: if the rows of the arguments do not match.
     """
     _check_rows(bank, embeds, negative_embeds, noise, slider_scales, branches)
@@ -154,18 +147,19 @@ def sample(
         for rows in (slice(column, None, columns or 1) for column in range(columns or 1))
     ]
     timesteps, alike = parts[0].scheduler.timesteps, branches // len(parts)
-    start = len(timesteps) if bank is None else int((timesteps > config.start_timestep).sum())
+    stages = _stages(config, timesteps, 0 if bank is None else len(bank.sliders))
     off = _batches(embeds[::branches], negative_embeds[::branches], None, size, config)
-    for timestep in timesteps[:start]:
+    for timestep in timesteps[: _first_on(stages)]:
         model_inputs = [part.model_input(timestep) for part in parts]
-        noise_pred = _predict(backbone, bank, model_inputs[0][::alike], timestep, off, config, on_batch)
+        noise_pred = _predict(backbone, None, model_inputs[0][::alike], timestep, off, config, on_batch)
         for part in parts:
             part.step(noise_pred.repeat_interleave(alike, 0), timestep)
     for part in parts:
-        with nullcontext() if bank is None or part.folded is None else bank.folded(part.folded):
-            for timestep in timesteps[start:]:
-                noise_pred = _predict(backbone, bank, part.model_input(timestep), timestep, part.on, config, on_batch)
-                part.step(noise_pred, timestep)
+        for stage in _from_first_on(stages):
+            with part.at(bank, stage.strengths) as batches:
+                for timestep in timesteps[stage.steps]:
+                    model_input = part.model_input(timestep)
+                    part.step(_predict(backbone, bank, model_input, timestep, batches, config, on_batch), timestep)
     return torch.stack([part.latents for part in parts], dim=1).flatten(0, 1)
 
 
@@ -182,28 +176,52 @@ def _part(
     generators: Sequence[torch.Generator] | None,
 ) -> _Part:
     """The rows at the start, and their batches for the steps while the slider is on."""
-    scheduler = fresh_scheduler(backbone.scheduler, config.num_inference_steps)
+    scheduler = config.scheduler_for(backbone.scheduler)
     scales = None if slider_scales is None else slider_scales[rows]
     negative_embeds = negative_embeds if len(negative_embeds) == 1 else negative_embeds[rows]
     return _Part(
         scheduler,
         noise[rows].to(backbone.device, torch.float32) * scheduler.init_noise_sigma,
-        list(generators[rows]) if generators is not None and takes_generator(scheduler) else None,
+        step_arguments(scheduler, None if generators is None else generators[rows], config.ddim_eta),
         _batches(embeds[rows], negative_embeds, scales if columns is None else None, size, config),
         None if scales is None or columns is None else scales[0],
     )
 
 
-def count_unet_calls(backbone: Backbone, config: SamplerConfig, rows: int, branches: int, batch_size: int) -> int:
-    """How often `sample` calls the UNet (and `on_batch`) for that many rows.
-
-    It counts with a bank, and with groups of rows that all have the same `branches` rows of scales.
-    """
-    timesteps = fresh_scheduler(backbone.scheduler, config.num_inference_steps).timesteps
-    on = int((timesteps <= config.start_timestep).sum())
-    columns = branches if _may_fold(backbone, config, rows, branches) else 1
+def count_unet_calls(
+    backbone: Backbone,
+    config: SamplerConfig,
+    slider_scales: Float[Tensor, "rows sliders"] | None,
+    rows: int,
+    branches: int,
+    batch_size: int,
+) -> int:
+    """How often `sample` calls the UNet (and `on_batch`) for these arguments."""
+    timesteps = config.scheduler_for(backbone.scheduler).timesteps
+    stages = _stages(config, timesteps, 0 if slider_scales is None else slider_scales.shape[1])
+    off = _first_on(stages)
+    columns = _columns(backbone, config, slider_scales, branches) or 1
     calls_on = columns * len(_slices(rows // columns, batch_size))
-    return on * calls_on + (len(timesteps) - on) * len(_slices(rows // branches, batch_size))
+    return (len(timesteps) - off) * calls_on + off * len(_slices(rows // branches, batch_size))
+
+
+def _stages(config: SamplerConfig, timesteps: Tensor, num_sliders: int) -> list[_Stage]:
+    strengths = config.strengths(timesteps, num_sliders) if num_sliders else torch.zeros(len(timesteps), 1)
+    stages = []
+    for _, run in groupby(range(len(timesteps)), key=lambda index: tuple(strengths[index].tolist())):
+        indices = list(run)
+        stages.append(_Stage(slice(indices[0], indices[-1] + 1), strengths[indices[0]]))
+    return stages
+
+
+def _from_first_on(stages: Sequence[_Stage]) -> list[_Stage]:
+    return list(dropwhile(lambda stage: not bool(stage.strengths.any()), stages))
+
+
+def _first_on(stages: Sequence[_Stage]) -> int:
+    """How many steps are taken before any slider is on."""
+    on = _from_first_on(stages)
+    return on[0].steps.start if on else stages[-1].steps.stop
 
 
 def _predict(
@@ -247,7 +265,7 @@ def _columns(
 
 
 def _may_fold(backbone: Backbone, config: SamplerConfig, rows: int, branches: int) -> bool:
-    if config.fold != "exact":
+    if config.fold != "exact" or not config.slider_in_both_halves:
         return config.fold == "always"
     # Cutting the batches by column leaves them emptier where a column has few rows; one column cuts nothing.
     least = _FOLDED_ROWS if branches > 1 else _FOLDED_FORWARDS / config.num_inference_steps
@@ -266,7 +284,7 @@ def _batches(
     size: int,
     config: SamplerConfig,
 ) -> list[_Batch]:
-    """Cut the rows into UNet calls; with guidance each holds [uncond; cond] and both halves carry the scales."""
+    """Cut the rows into UNet calls; with guidance each holds [uncond; cond], and the halves that should the scales."""
     batches = []
     guided = config.guidance_scale > 1
     for rows in _slices(len(embeds), size):
@@ -276,7 +294,9 @@ def _batches(
                 negative_embeds[rows] if len(negative_embeds) > 1 else negative_embeds.repeat_interleave(len(cond))
             )
             cond = PromptEmbeds.cat([negative, cond])
-            scales = None if scales is None else torch.cat([scales, scales])
+            if scales is not None:
+                unconditional = scales if config.slider_in_both_halves else torch.zeros_like(scales)
+                scales = torch.cat([unconditional, scales])
         batches.append(_Batch(rows, cond, scales))
     return batches
 

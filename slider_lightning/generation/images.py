@@ -10,13 +10,15 @@ from slider_lightning.adapters.bank import SliderBank
 from slider_lightning.backbone import Backbone, SamplerConfig, count_unet_calls, initial_noise, sample, step_generators
 from slider_lightning.errors import InputError
 
+Scales = Tensor | Sequence[float] | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
+
 
 def generate_images(
     backbone: Backbone,
     bank: SliderBank | None,
     prompts: str | Sequence[str],
     seeds: Sequence[int],
-    scales: Tensor | Sequence[float] | Sequence[Sequence[float]],
+    scales: Scales,
     config: SamplerConfig,
     *,
     negative_prompt: str | None = None,
@@ -33,9 +35,9 @@ def generate_images(
         bank: the sliders on its UNet, attached; None for images of the model itself.
         prompts: one for all seeds, or one per seed. An evaluation of prompts x seeds repeats both.
         seeds: the same seed starts from the same noise under any prompt, scale and batch.
-        scales: for each column of images the scales of the K sliders; plain numbers do for one slider. Without a bank
-            they are zeros.
-        config: steps, guidance and start_timestep.
+        scales: for each column of images the scales of the K sliders; plain numbers do for one slider. With a
+            dimension in front they are given image by image, (seeds, columns, K). Without a bank they are zeros.
+        config: steps, guidance, scheduler, and when sliders act.
         negative_prompt: for guidance; None is the pipeline's default.
         batch_size: images per UNet call; guidance doubles the rows of the call.
         on_batch: called as (done, total) after every UNet call, for a progress bar.
@@ -52,15 +54,19 @@ def generate_images(
             f"Expected at least one seed, one prompt or one per seed, and a batch of 1 or more, but got {len(seeds)} "
             f"seeds, {len(prompts)} prompts and a batch of {batch_size}."
         )
-    scale_rows = _scale_rows(scales, 0 if bank is None else len(bank.sliders))
-    branches = len(scale_rows)
+    of_images = _scales_of_images(scales, len(seeds), 0 if bank is None else len(bank.sliders))
+    branches = of_images.shape[1]
     embeds = backbone.encode_prompts(prompts)
     negative_embeds = backbone.encode_negative_prompt(negative_prompt)
     groups = [list(range(len(seeds)))[start : start + batch_size] for start in range(0, len(seeds), batch_size)]
-    total = sum(count_unet_calls(backbone, config, len(group) * branches, branches, batch_size) for group in groups)
+    rows_of = [None if bank is None else of_images[group].flatten(0, 1) for group in groups]
+    total = sum(
+        count_unet_calls(backbone, config, rows, len(group) * branches, branches, batch_size)
+        for group, rows in zip(groups, rows_of, strict=True)
+    )
     count = _counter(on_batch, total)
     images = []
-    for group in groups:
+    for group, rows in zip(groups, rows_of, strict=True):
         row_seeds = [seeds[position] for position in group for _ in range(branches)]
         latents = sample(
             backbone,
@@ -68,7 +74,7 @@ def generate_images(
             embeds[group].repeat_interleave(branches),
             negative_embeds,
             initial_noise(backbone.latent_shape, row_seeds),
-            None if bank is None else scale_rows.repeat(len(group), 1),
+            rows,
             config,
             branches=branches,
             batch_size=batch_size,
@@ -87,18 +93,20 @@ def _counter(on_batch: Callable[[int, int], None] | None, total: int) -> Callabl
     return lambda: on_batch(next(numbers), total)
 
 
-def _scale_rows(
-    scales: Tensor | Sequence[float] | Sequence[Sequence[float]], num_sliders: int
-) -> Float[Tensor, "scales sliders"]:
+def _scales_of_images(scales: Scales, num_seeds: int, num_sliders: int) -> Float[Tensor, "seeds scales sliders"]:
     try:
-        rows = torch.as_tensor(scales, dtype=torch.float32).cpu()
+        given = torch.as_tensor(scales, dtype=torch.float32).cpu()
     except (TypeError, ValueError) as error:
         raise InputError(
             f"Expected scales as numbers, or as rows of one number per slider, but got {scales!r}."
         ) from error
-    rows = rows.unsqueeze(1) if rows.ndim == 1 else rows
-    fits = not bool(rows.any()) if num_sliders == 0 else rows.shape[-1] == num_sliders
-    if rows.ndim != 2 or not len(rows) or not fits:
+    columns = given[:, None] if given.ndim == 1 else given
+    fits = not bool(columns.any()) if num_sliders == 0 else columns.shape[-1:] == (num_sliders,)
+    of_images = columns if columns.ndim == 3 else columns.expand(num_seeds, *columns.shape)
+    if of_images.ndim != 3 or len(of_images) != num_seeds or not of_images.numel() or not fits:
         wanted = f"{num_sliders} per column of images" if num_sliders else "zeros, since no slider is given"
-        raise InputError(f"Expected slider scales to be {wanted}, but got {rows.tolist()}; change scales or sliders.")
-    return rows
+        raise InputError(
+            f"Expected slider scales to be {wanted}, for all seeds or for each of {num_seeds}, but got "
+            f"{given.tolist()}; change scales or sliders."
+        )
+    return of_images

@@ -1,6 +1,6 @@
 """From sliders to a strip in one call, with a progress bar."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -10,7 +10,8 @@ from slider_lightning.adapters import SliderBank
 from slider_lightning.backbone import Backbone, SamplerConfig
 from slider_lightning.errors import InputError
 from slider_lightning.generation.images import generate_images
-from slider_lightning.generation.strip import draw_strip, strip_title
+from slider_lightning.generation.sheets import strip_sheet
+from slider_lightning.generation.strip import strip_title
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,6 @@ class StripConfig:
                 "Expected at least one seed, one scale and a batch_size of 1 or more for the strip; add them."
             )
 
-    def scale_rows(self, num_sliders: int) -> list[tuple[float, ...]]:
-        """One row of `num_sliders` scales per column of the strip; InputError if a row has another length."""
-        rows = [(s,) * num_sliders if isinstance(s, int | float) else tuple(s) for s in self.scales]
-        if any(len(row) != num_sliders for row in rows):
-            raise InputError(
-                f"Expected a number or {num_sliders} numbers per column of scales, but got {list(self.scales)}."
-            )
-        return rows
-
 
 def make_strip(
     backbone: Backbone, bank: SliderBank, title: str, strip: StripConfig, sampler: SamplerConfig
@@ -63,14 +55,19 @@ def make_strip(
     Raises:
         InputError: if the scales do not fit the sliders, or the prompt is too long.
     """
-    rows = strip.scale_rows(len(bank.sliders))
+    sheet = strip_sheet(strip.scales, [title] * len(bank.sliders), len(strip.seeds))
     with ProgressCallback("images") as on_batch:
         images = generate_images(
-            backbone, bank, strip.prompt, strip.seeds, rows, sampler, batch_size=strip.batch_size, on_batch=on_batch
+            backbone,
+            bank,
+            strip.prompt,
+            strip.seeds,
+            sheet.scales,
+            sampler,
+            batch_size=strip.batch_size,
+            on_batch=on_batch,
         )
-    labels: Sequence[object] = [row[0] if len(set(row)) == 1 else list(row) for row in rows]
-    heading = strip_title(title, strip.prompt, sampler.start_timestep)
-    return draw_strip(images, [f"seed {seed}" for seed in strip.seeds], labels, heading)
+    return sheet.draw(images, strip.seeds, strip_title(title, strip.prompt, sampler.start_timestep))
 
 
 class ProgressCallback:
