@@ -2,6 +2,7 @@
 
 from slider_lightning.adapters.bank import SliderBank
 from slider_lightning.adapters.base import SliderBase, SliderConfig
+from slider_lightning.adapters.calibration import Calibration, check_settings, common_unit
 from slider_lightning.adapters.dense import DenseConfig, DenseSlider
 from slider_lightning.adapters.files import load_slider, save_slider
 from slider_lightning.adapters.layers import LAYER_SETS, adapted_layers
@@ -11,6 +12,7 @@ from slider_lightning.adapters.slider import AdapterConfig, Slider
 __all__ = [
     "LAYER_SETS",
     "AdapterConfig",
+    "Calibration",
     "DenseConfig",
     "DenseSlider",
     "Slider",
@@ -19,6 +21,8 @@ __all__ = [
     "SliderConfig",
     "SliderMetadata",
     "adapted_layers",
+    "check_settings",
+    "common_unit",
     "load_slider",
     "save_slider",
 ]

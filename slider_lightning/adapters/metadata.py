@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from slider_lightning.adapters.calibration import Calibration
 from slider_lightning.adapters.dense import DenseConfig
 from slider_lightning.adapters.slider import AdapterConfig
 
@@ -27,11 +28,13 @@ class SliderMetadata:
         project: what was taken out of the direction (contrasts, method, strength) as plain JSON values.
         base_model: name or folder of the model it was trained on.
         base_model_hash: that backbone's fingerprint.
-        useful_scales: (lowest, highest) slider_scale with an even response.
+        useful_scales: (lowest, highest) slider_scale with an even response: where it was measured, or else where the
+            slider was trained.
         start_timestep: training timestep at and below which the slider should act, 0..999.
+        calibration: the measured dose-response; from a file as plain JSON values.
 
     Raises:
-        ValueError: if the kind of adapter is unknown.
+        ValueError: if the kind of adapter is unknown, or the calibration's values do not belong together.
     """
 
     layers: str
@@ -46,6 +49,7 @@ class SliderMetadata:
     base_model_hash: str | None = None
     useful_scales: tuple[float, float] | None = None
     start_timestep: int | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if self.adapter not in CONFIGS:
@@ -53,6 +57,8 @@ class SliderMetadata:
         # Through JSON once, so that what is loaded equals what was saved: JSON has no tuples.
         for name in ("concept", "project"):
             object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
+        if isinstance(self.calibration, dict):
+            object.__setattr__(self, "calibration", Calibration(**self.calibration))
         if self.useful_scales is not None:
             lowest, highest = self.useful_scales
             object.__setattr__(self, "useful_scales", (float(lowest), float(highest)))
