@@ -13,6 +13,7 @@ from torch import Tensor
 
 from slider_lightning.adapters import SliderBank, SliderMetadata, load_slider
 from slider_lightning.adapters.base import SliderBase
+from slider_lightning.adapters.calibration import common_unit
 from slider_lightning.assets import atomic_path
 from slider_lightning.backbone import Backbone, SamplerConfig, images_to_pil
 from slider_lightning.config import build, typed
@@ -108,8 +109,6 @@ def raw_scales(scales: Tensor, metadata: Sequence[SliderMetadata], names: Sequen
     Raises:
         InputError: if a slider is not calibrated, their units differ, or a value lies beyond a useful range.
     """
-    from slider_lightning.adapters.calibration import common_unit
-
     missing = [name for name, slider in zip(names, metadata, strict=True) if slider.calibration is None]
     if missing:
         raise InputError(
@@ -187,8 +186,8 @@ def _warn_if_never_on(backbone: Backbone, sampler: SamplerConfig, num_sliders: i
     timesteps = sampler.scheduler_for(backbone.scheduler).timesteps
     if not bool(sampler.strengths(timesteps, num_sliders).any()):
         logger.warning(
-            "No slider acts: all %d timesteps (%s to %s) lie above sampler.start_timestep=%d, or where sampler.schedule "
-            "is 0; raise it.",
+            "No slider acts: all %d timesteps (%s to %s) lie above sampler.start_timestep=%d, or where the schedule is "
+            "0; raise it.",
             len(timesteps),
             f"{float(timesteps[0]):g}",
             f"{float(timesteps[-1]):g}",

@@ -24,6 +24,7 @@ def options(group: str) -> list[str]:
 
 # What these experiments leave to their user.
 REQUIRED = {
+    "drawn_pairs": ("pairs.attribute=glasses",),
     "image_pairs": ("concept.name=test", "pairs.folder=DIR"),
     "sdxl_image_pairs": ("concept.name=test", "pairs.folder=DIR"),
     "sdxl_eye_size": ("pairs.folder=DIR",),
@@ -43,6 +44,7 @@ def test_every_option_of_a_group_fits_its_class(group: str) -> None:
 @pytest.mark.parametrize("option", options("pairs"))
 def test_every_source_of_pairs_fits_its_class(option: str) -> None:
     given = {"folder": ["pairs.folder=DIR"], "sdxl": ["pairs.folder=DIR"], "table": ["pairs.path=CSV"]}
+    given["drawn"] = ["pairs.attribute=smile"]
     given["stylegan"] = ["pairs.channels.layers={4:[847]}"]
     config = composed("train", "experiment=eye_size", f"pairs={option}", *given.get(option, []), "run=outputs/test")
     assert config["pairs"]["_target_"]

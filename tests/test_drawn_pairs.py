@@ -94,7 +94,10 @@ def test_more_faces_are_drawn_where_too_few_of_the_first_are_good() -> None:
 @pytest.mark.parametrize(
     ("attribute", "levels", "count", "message"),
     [
-        ("glasses", LEVELS, 6, "age, smile, eye_size, brow_shape, face_width, but got 'glasses'"),
+        ("quality", LEVELS, 6, "background, eye_size, brow_shape, face_width, but got 'quality'"),
+        ("glasses", LEVELS, 6, "different classes among none, glasses"),
+        ("glasses", {-1: "none", 1: "none"}, 6, "different classes"),
+        ("eye_size", {-1: "small", 1: 0.9}, 6, "different values"),
         ("eyes", LEVELS, 6, "but got 'eyes'"),
         ("eye_size", {1: 0.9}, 6, "two or more finite, ascending"),
         ("eye_size", {-1: 0.2, float("inf"): 0.9}, 6, "finite"),
@@ -168,3 +171,26 @@ def test_ends_take_any_picture_and_average_the_scales(tmp_path: Path) -> None:
         assert found.scales == (-1.5, 1.5)
         first = Image.open(found.low / "000.png")
         assert (first.mode, first.size, first.getpixel((0, 0))) == ("RGB", (20, 30), colour)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "levels", "classes"),
+    [
+        ("glasses", None, ("none", "glasses")),
+        ("gender", None, ("man", "woman")),
+        ("curl", None, ("straight", "curly")),
+        ("skin_tone", {-1: "pale", 1: "dark"}, ("pale", "dark")),
+        ("hair_color", {-1: "black", 0.5: "blond", 1: "grey"}, ("black", "blond", "grey")),
+        ("background", {-1: "green", 1: "pink"}, ("green", "pink")),
+    ],
+)
+def test_a_class_is_drawn_as_the_shipped_probe_reads_it(
+    tmp_path: Path, attribute: str, levels: Mapping[float, str] | None, classes: tuple[str, ...]
+) -> None:
+    probe = build(composed("train", "experiment=age", "run=x")["judges"]).classifier
+    twins = DrawnPairs(attribute, levels, count=8).twins(tmp_path)
+    images = torch.stack([read(some) for some in twins])
+    names = next(some.classes for some in probe.schema if some.name == attribute)
+    for column, wanted in enumerate(classes):
+        found = probe(images[:, column])[attribute].argmax(-1)
+        assert (found == names.index(wanted)).all(), wanted

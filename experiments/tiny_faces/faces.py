@@ -1,5 +1,6 @@
 """The attributes of drawn faces: what they are, how they are distributed, which combinations are held out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -61,9 +62,22 @@ class Faces:
         return Faces({k: v[rows] for k, v in self.values.items()}, {k: v[rows] for k, v in self.hidden.items()})
 
     def with_values(self, **values: float | int) -> "Faces":
-        """The same faces with some attributes set to one value (hair colour does not follow age here)."""
+        """The same faces with some attributes set to one value, and what draws hair to fit it (its colour does not
+        follow age here).
+        """
         changed = {k: torch.full_like(self.values[k], v) for k, v in values.items()}
-        return Faces({**self.values, **changed}, self.hidden)
+        return Faces({**self.values, **changed}, {**self.hidden, **self._hair(values)})
+
+    def _hair(self, values: Mapping[str, float | int]) -> dict[str, Tensor]:
+        """Hidden parameters that show a hair colour or curls: the middle of what is drawn for the class."""
+        fitting: dict[str, float | int] = {}
+        if "hair_color" in values:
+            grey = values["hair_color"] == HAIR_COLORS.index("grey")
+            fitting["grey_blend"] = (1 + GREY_BLEND_GAP[1]) / 2 if grey else 0.0
+            fitting |= {} if grey else {"base_hair_color": values["hair_color"]}
+        if "curl" in values:
+            fitting["curl_amount"] = (1 + CURL_GAP[1]) / 2 if values["curl"] else CURL_GAP[0] / 2
+        return {name: torch.full_like(self.hidden[name], value) for name, value in fitting.items()}
 
 
 def class_index(name: str, label: str) -> int:

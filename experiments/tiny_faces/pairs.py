@@ -16,8 +16,9 @@ from slider_lightning.data.pairs.sources import Twins, check_scales
 from slider_lightning.errors import InputError
 from slider_lightning.generation import save_image
 
-DEFAULT_LEVELS: Mapping[float, float] = {-0.65: 0.0, 0.65: 1.0}
-CONTINUOUS = tuple(attribute.name for attribute in SCHEMA if attribute.kind == "continuous")
+DEFAULT_LEVELS: Mapping[float, float | str] = {-0.65: 0.0, 0.65: 1.0}
+# Of badly drawn faces there are many kinds, which no single value names.
+DRAWN = {attribute.name: attribute for attribute in SCHEMA if attribute.name != "quality"}
 
 
 def sample_well_drawn(count: int, seed: int) -> Faces:
@@ -40,36 +41,42 @@ def _well_drawn(faces: Faces) -> Int[Tensor, " rows"]:
 
 @dataclass(frozen=True)
 class DrawnPairs:
-    """A pair source: well drawn faces of the embedded world that differ in one continuous attribute.
+    """A pair source: well drawn faces of the embedded world that differ in one attribute.
 
     Args:
         attribute: of the world's faces, e.g. "eye_size", which captions never name.
-        levels: slider scale to the attribute's value in [0, 1], two or more, all different; None means 0 at -0.65 and
-            1 at 0.65.
+        levels: slider scale to the attribute's value, two or more, all different: a number in [0, 1], or the name of a
+            class, e.g. {-0.65: none, 0.65: glasses}. None means 0 at -0.65 and 1 at 0.65, or the first class and the
+            second.
         count: faces, at least 2.
         seed: the faces are a function of (count, seed).
 
     Raises:
-        InputError: if the attribute is unknown or a class, or the levels or the count cannot be drawn.
+        InputError: if the attribute is unknown, or the levels or the count cannot be drawn.
     """
 
     attribute: str
-    levels: Mapping[float, float] | None = None
+    levels: Mapping[float, float | str] | None = None
     count: int = 6
     seed: int = 5
 
     def __post_init__(self) -> None:
-        if self.attribute not in CONTINUOUS:
+        if self.attribute not in DRAWN:
             raise InputError(
-                f"Expected pairs.attribute among {', '.join(CONTINUOUS)}, but got {self.attribute!r}; change it."
+                f"Expected pairs.attribute among {', '.join(DRAWN)}, but got {self.attribute!r}; change it."
             )
         levels = self._levels()
         check_scales(list(levels), "the scales of pairs.levels")
         values = list(levels.values())
-        if len(set(values)) < len(values) or not all(0 <= value <= 1 for value in values):
+        if len(set(values)) < len(values) or not all(map(self._is_value, values)):
+            classes = DRAWN[self.attribute].classes
+            kind, example = (
+                (f"different classes among {', '.join(classes)}", f"{{-1: {classes[0]}, 1: {classes[1]}}}")
+                if classes
+                else ("different values in [0, 1]", "{-1: 0.2, 1: 0.9}")
+            )
             raise InputError(
-                f"Expected pairs.levels to map slider scales to different values in [0, 1], but got "
-                f"{levels}; write for instance {{-1: 0.2, 1: 0.9}}."
+                f"Expected pairs.levels to map slider scales to {kind}, but got {levels}; write for instance {example}."
             )
         if self.count < 2:
             raise InputError(f"Expected pairs.count to be 2 or more, but got {self.count}; raise it.")
@@ -96,15 +103,25 @@ class DrawnPairs:
             for number in range(self.count)
         )
 
-    def _levels(self) -> dict[float, float]:
-        return dict(sorted((DEFAULT_LEVELS if self.levels is None else self.levels).items()))
+    def _levels(self) -> dict[float, float | str]:
+        classes = DRAWN[self.attribute].classes
+        default = dict(zip(DEFAULT_LEVELS, classes, strict=False)) if classes else DEFAULT_LEVELS
+        return dict(sorted((default if self.levels is None else self.levels).items()))
+
+    def _is_value(self, value: float | str) -> bool:
+        classes = DRAWN[self.attribute].classes
+        return value in classes if classes else isinstance(value, int | float) and 0 <= value <= 1
 
     def _draw(self, scale: float, paths: list[Path]) -> None:
-        faces = sample_well_drawn(self.count, self.seed).with_values(**{self.attribute: self._levels()[scale]})
+        level = self._levels()[scale]
+        value = class_index(self.attribute, level) if isinstance(level, str) else level
+        faces = sample_well_drawn(self.count, self.seed).with_values(**{self.attribute: value})
         for image, path in zip(images_to_pil(render(faces).images), paths, strict=True):
             save_image(image, path)
 
     def _digest(self) -> str:
         """Equal settings have equal names, in whatever order and type the levels were written."""
-        levels = [(float(scale), float(value)) for scale, value in self._levels().items()]
+        levels = [
+            (float(scale), value if isinstance(value, str) else float(value)) for scale, value in self._levels().items()
+        ]
         return hashlib.sha256(repr((self.attribute, levels, self.count, self.seed)).encode()).hexdigest()[:8]

@@ -82,7 +82,7 @@ def grid_sheet(scales: AskedScales, names: Sequence[str], num_seeds: int) -> She
         raise InputError(f"Expected two sliders for layout=grid, one per axis, but got {len(names)}; name two.")
     entries = scales if isinstance(scales, tuple) else (scales,)
     lists = [entry for entry in entries if isinstance(entry, tuple)]
-    axes = lists or [entries, entries]
+    axes: list[tuple[Any, ...]] = [*lists] or [entries, entries]
     numbers = all(axis and all(not isinstance(scale, tuple) for scale in axis) for axis in axes)
     if len(axes) != 2 or len(lists) not in (0, len(entries)) or not numbers:
         raise InputError(
@@ -90,7 +90,7 @@ def grid_sheet(scales: AskedScales, names: Sequence[str], num_seeds: int) -> She
             "for instance [[-2, 0, 2], [-1, 0, 1]]."
         )
     across, down = axes
-    rows = torch.tensor([[float(a), float(b)] for b in down for a in across])  # type: ignore[arg-type]
+    rows = torch.tensor([[float(a), float(b)] for b in down for a in across])
     labels = [tuple(f"{name} {format_scales(scale)}" for scale in axis) for name, axis in zip(names, axes, strict=True)]
     return Sheet(rows, labels[0], labels[1])
 
