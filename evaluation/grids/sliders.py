@@ -1,6 +1,7 @@
 """Concept sliders as a method of a grid."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,30 +22,41 @@ from slider_lightning.training import RunFolder
 
 @dataclass(frozen=True)
 class SliderMethod:
-    """One slider at scale s, or several, all of them at s.
+    """One slider at scale s, or several, all of them at s or at weights times s.
 
     Args:
         name: identifier, e.g. "concept_slider".
         files: slider files or run folders, in the order of the bank.
+        weights: one finite factor of the scale for each slider; None means 1.
 
     Raises:
-        InputError: if there is no file.
+        InputError: if there is no file, or the weights are not one for each.
     """
 
     name: str
     files: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.weights is not None and (
+            len(self.weights) != len(self.files) or not all(map(math.isfinite, self.weights))
+        ):
+            raise InputError(
+                f"Expected one finite weight for each of {len(self.files)} sliders of {self.name}, but got "
+                f"{list(self.weights)}; change them."
+            )
         if not self.files:
             raise InputError(f"Expected at least one slider file or run folder for {self.name}, but got none; add one.")
 
     def depends_on(self) -> dict[str, Any]:
-        """The SHA-256 of every slider's weights, which two trainings that agree share whatever their files also say.
+        """What decides the images: the SHA-256 of every slider's weights, which two trainings that agree share whatever
+        their files also say, and the factors of the scale where they are not 1.
 
         Raises:
             InputError: if a file is missing, damaged or no slider.
         """
-        return {"sliders": [_weights_sha256(load_slider(_slider_file(place))[0]) for place in self.files]}
+        sliders = [_weights_sha256(load_slider(_slider_file(place))[0]) for place in self.files]
+        return {"sliders": sliders} | ({} if self.weights is None else {"weights": list(self.weights)})
 
     def generate(
         self,
@@ -62,7 +74,8 @@ class SliderMethod:
         """
         sliders = [slider for slider, _ in load_sliders(self.files, backbone)]
         prompts, seeds = [row.prompt for row in rows], [row.seed for row in rows]
-        columns = [[scale] * len(sliders) for scale in scales]
+        weights = self.weights or (1.0,) * len(sliders)
+        columns = [[scale * weight for weight in weights] for scale in scales]
         with SliderBank(backbone.unet, sliders) as bank:
             return generate_images(backbone, bank, prompts, seeds, columns, sampler, batch_size=batch_size)
 

@@ -99,8 +99,12 @@ class Stage:
 
     def slider(self, experiment: str) -> RunFolder:
         """The run of an experiment: found whole, gone on with after a kill, or trained now."""
-        config = self.compose("train", f"experiment={experiment}", *self.overrides)
-        self.console.print(f"Slider '{config['name']}' of experiment={experiment}.")
+        return self.slider_of(f"experiment={experiment}")
+
+    def slider_of(self, *overrides: str) -> RunFolder:
+        """The run of a training's command line: found whole, gone on with after a kill, or trained now."""
+        config = self.compose("train", *overrides, *self.overrides)
+        self.console.print(f"Slider '{config['name']}' of {' '.join(overrides)}.")
         return ensure_trained(config)
 
     def concept(self, name: str) -> StagedConcept:
