@@ -192,7 +192,6 @@ FOREIGN = {
     "nothing": lambda t: {},
     "infinite": lambda t: {name: value / 0 for name, value in t.items()},
     "half a pair": lambda t: {name: value for name, value in t.items() if "conv1.lora_up" not in name},
-    "two alphas": lambda t: {name: value + ("conv1.alpha" in name) for name, value in t.items()},
     "two ranks": lambda t: {name: value[:2] if "conv1.lora_down" in name else value for name, value in t.items()},
     "scalars": lambda t: {name: torch.tensor(1.0) for name in t},
     "unadapted layer": lambda t: {
@@ -253,7 +252,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     before = saved.read_bytes()
-    monkeypatch.setattr("slider_lightning.adapters.files.save_file", full_disk)
+    monkeypatch.setattr("slider_lightning.adapters.containers.save_file", full_disk)
     with pytest.raises(InputError, match="No space left"):
         save_slider(saved, slider, METADATA)
     assert saved.read_bytes() == before

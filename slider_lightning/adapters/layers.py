@@ -1,6 +1,7 @@
 """Which layers of the UNet an adapter sits on, and what a slider file calls them."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from diffusers.models.attention_processor import Attention
@@ -22,6 +23,11 @@ _KEEPS_PARENT: Mapping[str, Callable[[str], bool]] = MappingProxyType(
 )
 LAYER_SETS = tuple(_KEEPS_PARENT)
 
+_KINDS = {
+    "attention": re.compile(r".*\battentions\.\d+\.(?:.+\.)?to_(?:q|k|v|out\.0)"),
+    "resnet": re.compile(r".*\bresnets\.\d+\.(?:conv1|conv2|time_emb_proj|conv_shortcut)"),
+    "sampler": re.compile(r".*\b(?:down|up)samplers\.\d+\.conv"),
+}
 KEY_PREFIX = "lora_unet_"
 _NAMES_WITH_UNDERSCORE = (
     "down_blocks",
@@ -85,3 +91,17 @@ def layer_path(key: str) -> str:
     for name in _NAMES_WITH_UNDERSCORE:
         path = path.replace(name.replace("_", "."), name)
     return path
+
+
+def layer_kind(path: str) -> str | None:
+    """Whose layer this is: "attention", "resnet", "sampler" (down and up), or None where no layer set holds it."""
+    return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(path)), None)
+
+
+def smallest_layer_set(paths: Iterable[str]) -> str:
+    """The smallest layer set that holds these diffusers paths."""
+    names = list(paths)
+    for layer_set, part in (("selfattn", "attn1"), ("xattn", "attn2")):
+        if all(part in name for name in names):
+            return layer_set
+    return "full" if any("attn2" in name for name in names) else "noxattn"
