@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
 from evaluation.gallery import Gallery
@@ -51,6 +50,7 @@ from slider_lightning.generation import draw_strip, save_image
 from slider_lightning.training import RunFolder
 
 STRIP_ROWS = 6
+KINDS = ("text", "visual")
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,24 @@ class Composition:
         only = typed(config["only"], tuple[str, ...] | None, "only")
         known_keys(only or (), members, "only.")
         self.members = {name: how for name, how in members.items() if only is None or name in only}
-        self.variants = typed(config["variants"], tuple[tuple[str, ...], ...], "variants")
+        self.variants = typed(config["variants"], dict[str, tuple[tuple[str, ...], ...]], "variants")
         self.prompts = typed(config["prompts"], str, "prompts")
-        if not self.members or not self.variants:
-            raise InputError("Expected members and variants of composition, but one of them is empty; name some.")
+        known_keys(self.variants, KINDS, "variants.")
+        if not self.members or not all(self.variants.get(kind) for kind in KINDS):
+            raise InputError(
+                "Expected members, and variants of text and of visual sliders, but some are empty; name some."
+            )
 
     @cached_property
     def sliders(self) -> dict[str, Trained]:
         """All sliders, trained where they are not yet; those of later variants are numbered."""
         found = {}
-        for number, variant in enumerate(self.variants):
-            for name, overrides in self.members.items():
+        for name, overrides in self.members.items():
+            config = self.stage.compose("train", *overrides)
+            kind, target = KINDS[bool(config["pairs"])], config["evaluation"]["target"]
+            for number, variant in enumerate(self.variants[kind]):
                 run = self.stage.slider_of(*overrides, *variant)
-                config = yaml.safe_load(run.config.read_text())
-                kind = "visual" if config["pairs"] else "text"
-                found[f"{name}-{number + 1}" if number else name] = Trained(run, config["evaluation"]["target"], kind)
+                found[f"{name}-{number + 1}" if number else name] = Trained(run, target, kind)
         return found
 
     @property
