@@ -58,6 +58,18 @@ def test_several_sliders_turn_together(tmp_path: Path, backbone: Backbone) -> No
     assert (images - alone).abs().max() > 1e-2
 
 
+def test_weights_make_scales_of_their_own_and_another_grid(tmp_path: Path, backbone: Backbone) -> None:
+    files = tuple(slider_file(backbone, tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1))
+    weighted = SliderMethod("both", files, (1.0, -0.5))
+    images = weighted.generate(backbone, SPEC.rows[:1], (2.0,), SAMPLER, batch_size=4)
+    bank = SliderBank(backbone.unet, [load_slider(file)[0] for file in files])
+    row = SPEC.rows[0]
+    assert torch.equal(images, generate_images(backbone, bank, row.prompt, [row.seed], [[2.0, -1.0]], SAMPLER))
+    assert weighted.depends_on() != SliderMethod("both", files).depends_on()
+    with pytest.raises(InputError, match="weight for each of 2"):
+        SliderMethod("both", files, (1.0,))
+
+
 def test_the_key_follows_the_weights_and_nothing_else(tmp_path: Path, backbone: Backbone) -> None:
     first, same = (slider_file(backbone, tmp_path / f"{name}.safetensors") for name in ("first", "same"))
     slider, metadata = load_slider(same)
