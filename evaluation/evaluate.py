@@ -10,6 +10,9 @@ from rich.console import Console
 
 from evaluation.grids import SliderMethod
 from evaluation.measures import slider_measures
+from evaluation.pages.images import image_places
+from evaluation.pages.run_page import write_run_page
+from evaluation.pages.run_view import MEASUREMENTS_FILE, PAGE_FILE
 from evaluation.setup import build_setup
 from evaluation.statistics import Measure, to_record
 from evaluation.tables import slider_tables
@@ -26,6 +29,8 @@ MEASURED_WITH = "eval/settings/measured_with"
 
 def evaluate(run: RunFolder, changes: Mapping[str, Any] | None = None) -> dict[str, Measure]:
     """Make the image grid of a run's slider, judge it, and merge the figures into the run's summary.json.
+
+    The readings are kept beside it as measurements.jsonl, and all of it is shown in page.html.
 
     Args:
         run: a run whose slider is trained.
@@ -45,7 +50,10 @@ def evaluate(run: RunFolder, changes: Mapping[str, Any] | None = None) -> dict[s
     settled = {f"eval/settings/{section}": config[section] for section in ("evaluation", "sampler")}
     settled["eval/settings/judges"] = measurements.header.judges
     settled[MEASURED_WITH] = measured_with(config)
+    settled |= image_places(run.path, setup.gallery.root, measurements.header.settings)
+    measurements.write(run.path / MEASUREMENTS_FILE)
     run.update_summary(to_record(measures) | settled | cost.summary("evaluation"), replace="eval/")
+    write_run_page(run)
     return measures
 
 
@@ -97,7 +105,7 @@ def main(config: dict[str, Any]) -> None:
     measures = evaluate(run, changes)
     settings = run_config(run, changes)["evaluation"]
     Console().print(slider_tables(measures, settings["scales"], settings["target"]))
-    logger.info("All figures: %s", run.summary)
+    logger.info("All figures: %s\nPage: %s", run.summary, run.path / PAGE_FILE)
 
 
 if __name__ == "__main__":
