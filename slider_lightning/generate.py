@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slider_lightning.adapters import SliderBank, SliderMetadata, load_slider
 from slider_lightning.adapters.base import SliderBase
-from slider_lightning.adapters.calibration import common_unit
+from slider_lightning.adapters.calibration import check_settings, common_unit
 from slider_lightning.assets import atomic_path
 from slider_lightning.backbone import Backbone, SamplerConfig, images_to_pil
 from slider_lightning.config import build, typed
@@ -145,7 +145,9 @@ def generate(config: dict[str, Any]) -> Path:
     sheet = LAYOUTS[asked.layout](asked.scales, names, len(asked.seeds))
     scales, unit = sheet.scales, ""
     if asked.units == "calibrated":
-        scales, unit = raw_scales(sheet.scales, [metadata for _, metadata in loaded], names)
+        described = [metadata for _, metadata in loaded]
+        scales, unit = raw_scales(sheet.scales, described, names)
+        _warn_of_other_settings(described, backbone, sampler)
     _warn_if_never_on(backbone, sampler, len(loaded))
     bank = SliderBank(backbone.unet, [slider for slider, _ in loaded])
     with ProgressCallback("images") as on_batch:
@@ -180,6 +182,14 @@ def save_images(
             told[path.name] = {name: round(scale, 6) for name, scale in zip(names, scale_row, strict=True)}
     with atomic_path(folder / "scales.json") as temporary:
         temporary.write_text(json.dumps(told, indent=2) + "\n")
+
+
+def _warn_of_other_settings(metadata: Sequence[SliderMetadata], backbone: Backbone, sampler: SamplerConfig) -> None:
+    for slider in metadata:
+        if slider.calibration is not None:
+            sentence = check_settings(slider.calibration, backbone.fingerprint, asdict(sampler))
+            if sentence:
+                logger.warning("%s", sentence)
 
 
 def _warn_if_never_on(backbone: Backbone, sampler: SamplerConfig, num_sliders: int) -> None:

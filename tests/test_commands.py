@@ -1,16 +1,19 @@
 """The public commands on the shipped world, from a config to a run folder, an evaluation and a strip."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import wandb
 import yaml
 from PIL import Image
 
+import wandb
 from evaluation.evaluate import evaluate
+from slider_lightning.adapters import Calibration, load_slider, save_slider
 from slider_lightning.errors import InputError
 from slider_lightning.generate import generate
+from slider_lightning.generation import LAYOUTS
 from slider_lightning.train import train
 from slider_lightning.training import RunFolder
 from tests.conftest import composed
@@ -93,3 +96,72 @@ def test_a_prompt_that_is_too_long_names_the_words_that_are_cut(run: RunFolder) 
     long_prompt = " ".join(["person"] * 90)
     with pytest.raises(InputError, match="person"):
         generate(composed("generate", f"sliders=[{run.path}]", f"prompt='{long_prompt}'"))
+
+
+def calibrated(run: RunFolder, path: Path, unit: str = "standard deviation (a probe)", **sampler: object) -> Path:
+    """The run's slider with a response of half a unit per scale, saturated at 2."""
+    slider, metadata = load_slider(run.slider)
+    calibration = Calibration(
+        target="age",
+        unit=unit,
+        scales=(-2.0, 0.0, 2.0, 4.0),
+        effects=(-1.0, 0.0, 1.0, 1.0),
+        lows=(-1.1, 0.0, 0.9, 0.9),
+        highs=(-0.9, 0.0, 1.1, 1.1),
+        fit=(-1.0, 0.0, 1.0, 1.0),
+        useful_scales=(-2.0, 2.0),
+        sampler=sampler,
+    )
+    save_slider(path, slider, replace(metadata, calibration=calibration))
+    return path
+
+
+def test_calibrated_units_become_the_scales_of_their_effects(run: RunFolder, tmp_path: Path, caplog) -> None:
+    file = calibrated(run, tmp_path / "calibrated.safetensors", num_inference_steps=50)
+    common = [f"sliders=[{file},{file}]", "prompt='a person'", "seeds=[0,1]", "sampler.num_inference_steps=2"]
+    raw = ["scales=[[0,2],[1,-1]]", f"images={tmp_path}/raw", f"out={tmp_path}/raw.png"]
+    units = ["units=calibrated", "scales=[[0,1],[0.5,-0.5]]", f"images={tmp_path}/units", f"out={tmp_path}/units.png"]
+    generate(composed("generate", *common, *raw))
+    assert "instead of 50" not in caplog.text
+    generate(composed("generate", *common, *units))
+    assert "num_inference_steps=2 instead of 50" in caplog.text
+    names = ["seed0-000.png", "seed0-001.png", "seed1-000.png", "seed1-001.png"]
+    for name in names:
+        assert (tmp_path / "raw" / name).read_bytes() == (tmp_path / "units" / name).read_bytes()
+    told = json.loads((tmp_path / "units" / "scales.json").read_text())
+    assert list(told) == names
+    assert list(told["seed1-001.png"].values()) == [1.0, -1.0]
+    with pytest.raises(InputError, match=r"-1\.\.1"):
+        generate(composed("generate", *common, "units=calibrated", "scales=[1.5]"))
+
+
+def test_units_need_calibrations_in_one_unit(run: RunFolder, tmp_path: Path) -> None:
+    common = ["prompt='a person'", "units=calibrated", "scales=[0.5]"]
+    with pytest.raises(InputError, match=r"evaluation\.calibrate"):
+        generate(composed("generate", f"sliders=[{run.path}]", *common))
+    files = [calibrated(run, tmp_path / f"{unit}.safetensors", unit) for unit in ("probe", "CLIP")]
+    with pytest.raises(InputError, match="one unit"):
+        generate(composed("generate", f"sliders=[{files[0]},{files[1]}]", *common))
+
+
+def test_layouts_and_a_slider_that_never_acts(run: RunFolder, tmp_path: Path, caplog) -> None:
+    common = [
+        f"sliders=[{run.path},{run.path}]",
+        "prompt=['a person','a man']",
+        "seeds=[0,1]",
+        "scales=[-1,1]",
+        "sampler.num_inference_steps=2",
+    ]
+    sizes = {}
+    for layout in LAYOUTS:
+        out = tmp_path / f"{layout}.png"
+        generate(composed("generate", *common, f"layout={layout}", f"out={out}"))
+        sizes[layout] = Image.open(out).size
+    assert sizes["grid"][1] > 1.8 * sizes["strip"][1], "two lines per seed"
+    assert sizes["progressive"][0] > sizes["strip"][0], "three columns"
+    assert "No slider acts" not in caplog.text
+    late = ["sampler.schedule={400:0}", f"out={tmp_path}/late.png"]
+    generate(composed("generate", *common, *late))
+    assert "No slider acts: all 2 timesteps" in caplog.text
+    with pytest.raises(InputError, match="layout among"):
+        generate(composed("generate", *common, "layout=row"))
