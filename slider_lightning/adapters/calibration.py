@@ -35,7 +35,8 @@ class Calibration:
         lows: lower ends of the effects' 95 % intervals.
         highs: upper ends.
         fit: the effects made never to fall as the scale rises; 0 at scale 0.
-        useful_scales: (lowest, highest) of `scales` between which `fit` rises with every step and can be inverted.
+        useful_scales: (lowest, highest) of `scales` between which the response grows; next to 0 it may be flat, where a
+            slider begins to act at some scale only.
         saturation: (below 0, above 0) the scale from which on the response stops growing; None where it was not seen.
         rows: images at each scale, one per prompt and seed.
         prompts: their prompts.
@@ -77,8 +78,6 @@ class Calibration:
         low, high = self.useful_scales
         if not {low, high} <= set(self.scales) or not low <= 0 <= high:
             raise ValueError(f"Expected the useful range to end at measured scales around 0, but got {low}..{high}.")
-        if any(a >= b for a, b in pairwise(self._inside(self.fit))):
-            raise ValueError("Expected a calibration's fit to rise with every step of the useful range.")
 
     @property
     def useful_effects(self) -> Range:
@@ -104,7 +103,8 @@ class Calibration:
                 f"Expected units of {self.target} in {low:.3g}..{high:.3g}, where the slider was measured to act "
                 f"evenly (scales {lowest:g}..{highest:g}), but got {units:g}; ask for less."
             )
-        return float(np.interp(units, self._inside(self.fit), self._inside(self.scales)))
+        # Where small scales do nothing, an effect of 0 has many: it is the slider that is off.
+        return float(np.interp(units, self._inside(self.fit), self._inside(self.scales))) if units else 0.0
 
     def effect_of(self, scale: float) -> float:
         """The effect at a slider_scale, in units; by the fit, so it never falls as the scale rises.
