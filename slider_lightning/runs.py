@@ -6,14 +6,15 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import yaml
-from lightning.pytorch.loggers import Logger, WandbLogger
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from slider_lightning.adapters import SliderBank, SliderBase
@@ -22,10 +23,12 @@ from slider_lightning.assets import locked
 from slider_lightning.backbone import Backbone
 from slider_lightning.config import build, canonical_text, portable_path, typed
 from slider_lightning.data import JointDataModule, measured_cost
+from slider_lightning.entry import sweeping
 from slider_lightning.errors import InputError
-from slider_lightning.generation import ProgressCallback, StripConfig, make_strip, save_image
+from slider_lightning.generation import ProgressCallback, StripConfig, format_scales, make_strip, save_image
 from slider_lightning.training import (
     JsonLinesLogger,
+    RunCard,
     RunFolder,
     SliderFiles,
     SliderLogger,
@@ -33,9 +36,14 @@ from slider_lightning.training import (
     TrainerConfig,
     TrainingChecks,
     TrainingCost,
+    WandbConfig,
+    WandbSliderLogger,
     build_trainer,
     loss_key,
+    open_runs,
 )
+from slider_lightning.training.wandb_results import log_results, origins
+from slider_lightning.training.wandb_run import FAILED, WANDB_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +113,7 @@ def train_sliders(
     bank = SliderBank(backbone.unet, seeded)
     cost, checks = TrainingCost(), TrainingChecks(trainer_config.log_every_n_steps)
     files = {n: (point.run.slider, point.assembly.metadata()) for n, point in enumerate(points) if not point.settled}
-    with run_loggers(points, home) as loggers:
+    with run_loggers(points, home, resume=resume) as loggers:
         trainer = build_trainer(trainer_config, home, loggers, [cost, checks, SliderFiles(files, checks)])
         with ProgressCallback(points[0].assembly.preparation) as progress:
             data = JointDataModule([point.assembly.data(bank, progress) for point in points])
@@ -116,8 +124,9 @@ def train_sliders(
             module = SliderModule(backbone, bank, [point.assembly.task() for point in points])
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
-            finish(points, home, Trained(backbone, bank, data, cost, checks, trainer, started))
-            log_to_wandb(home, loggers)
+            trained = Trained(backbone, bank, data, cost, checks, trainer, started)
+            finish(points, home, trained)
+            log_to_wandb(points, trained, loggers)
     # The first process speaks for all: one that ended with an error would take it along while it writes.
     if checks.failures and trainer.is_global_zero:
         raise InputError(
@@ -171,10 +180,10 @@ def finish(points: Sequence[Point], home: RunFolder, trained: Trained) -> None:
 
 
 @contextmanager
-def run_loggers(points: Sequence[Point], home: RunFolder) -> Iterator[list[Logger]]:
+def run_loggers(points: Sequence[Point], home: RunFolder, *, resume: bool) -> Iterator[list[Logger]]:
     """metrics.jsonl of the whole and of every run, and what logger= names.
 
-    A run of W&B ends with the training, however that ends: the next point of a sweep would go on in it.
+    On W&B every slider has a run of its own, which ends with the training, however that ends.
     """
     chosen = points[0].config["logger"]
     if chosen and "save_dir" in chosen:
@@ -184,16 +193,39 @@ def run_loggers(points: Sequence[Point], home: RunFolder) -> Iterator[list[Logge
     apart = [(point, key) for point, key in zip(points, keys, strict=True) if point.run != home and not point.settled]
     loggers: list[Logger] = [JsonLinesLogger(home.metrics)]
     loggers += [SliderLogger(point.run.metrics, key) for point, key in apart]
-    loggers += [build(chosen, "logger.")] if chosen else []
-    failed = True
-    try:
+    built = build(chosen, "logger.") if chosen else None
+    with ExitStack() as stack:
+        if not isinstance(built, WandbConfig):
+            loggers += [built] if built else []
+            forget_wandb([point.run for point in points if not point.settled])
+        elif is_first_process():
+            loggers += stack.enter_context(wandb_loggers(points, keys, home, built, resume=resume))
         yield loggers
-        failed = False
-    finally:
-        if any(isinstance(each, WandbLogger) for each in loggers):
-            import wandb  # here, since it takes seconds and few trainings need it
 
-            wandb.finish(exit_code=int(failed))
+
+@contextmanager
+def wandb_loggers(
+    points: Sequence[Point], keys: Sequence[str], home: RunFolder, config: WandbConfig, *, resume: bool
+) -> Iterator[list[WandbSliderLogger]]:
+    """A run of W&B for every slider that is not settled."""
+    numbers = [number for number, point in enumerate(points) if not point.settled]
+    cards = [(points[number].run, wandb_card(points[number], home, config)) for number in numbers]
+    with open_runs(config, cards, resume=resume) as opened:
+        yield [WandbSliderLogger(run, n, keys[n]) for n, run in zip(numbers, opened, strict=True)]
+
+
+@rank_zero_only
+def forget_wandb(runs: Sequence[RunFolder]) -> None:
+    """Let no later evaluation log to the runs of W&B that earlier trainings in these folders had."""
+    for run in runs:
+        (run.path / WANDB_FILE).unlink(missing_ok=True)
+
+
+def wandb_card(point: Point, home: RunFolder, config: WandbConfig) -> RunCard:
+    """What the run of a slider is called on W&B: grouped by the grid or sweep that it is a point of."""
+    sweep = Path(HydraConfig.get().sweep.dir).name if sweeping() else None
+    group = config.group or (home.path.name if point.run != home else sweep)
+    return RunCard.of(point.config, deciding(point.config), point.assembly.metadata(), group=group, tags=config.tags)
 
 
 @rank_zero_only
@@ -283,10 +315,21 @@ def draw_strip_of_run(point: Point, backbone: Backbone, bank: SliderBank, number
     point.run.update_summary(cost.summary("strip"))
 
 
-def log_to_wandb(run: RunFolder, loggers: Sequence[Logger]) -> None:
-    """The strip and the summary, where W&B is among the loggers."""
-    for wandb_logger in loggers:
-        if isinstance(wandb_logger, WandbLogger):
-            if run.strip.is_file():
-                wandb_logger.log_image("strip", [str(run.strip)])
-            wandb_logger.experiment.summary.update(run.read_summary())
+def log_to_wandb(points: Sequence[Point], trained: Trained, loggers: Sequence[Logger]) -> None:
+    """Strip, figures, slider and origins of every run, where W&B is among the loggers; that of a refused one failed."""
+    for each in loggers:
+        if isinstance(each, WandbSliderLogger):
+            point = points[each.number]
+            if each.number in trained.checks.failures:
+                each.run.exit_code = FAILED
+                continue
+            told = point.assembly.metadata()
+            log_results(each.run, told, origins(told, trained.data.modules[each.number]), strip_caption(point.strip))
+
+
+def strip_caption(strip: StripConfig | None) -> str:
+    """What stands in the columns of a strip, and in its rows."""
+    if strip is None:
+        return ""
+    scales = ", ".join(format_scales(scale) for scale in strip.scales)
+    return f"{strip.prompt}; scales {scales}; seeds {', '.join(map(str, strip.seeds))}"

@@ -11,6 +11,9 @@ from slider_lightning.training.slider_module import SliderModule, loss_key
 from slider_lightning.training.tasks import SliderTask
 from slider_lightning.training.text_slider import TextTask
 from slider_lightning.training.trainer import TrainerConfig, build_trainer
+from slider_lightning.training.wandb_config import RunCard, WandbConfig
+from slider_lightning.training.wandb_logger import WandbSliderLogger
+from slider_lightning.training.wandb_run import WandbRun, open_runs
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -19,6 +22,7 @@ __all__ = [
     "OptimizerConfig",
     "PairEmbeds",
     "PairTask",
+    "RunCard",
     "RunFolder",
     "SliderFiles",
     "SliderLogger",
@@ -28,6 +32,10 @@ __all__ = [
     "TrainerConfig",
     "TrainingChecks",
     "TrainingCost",
+    "WandbConfig",
+    "WandbRun",
+    "WandbSliderLogger",
     "build_trainer",
     "loss_key",
+    "open_runs",
 ]
