@@ -116,12 +116,12 @@ def test_the_terminal_shows_the_same_figures() -> None:
         assert text in shown
 
 
-def test_writing_twice_gives_the_same_three_files(tmp_path: Path) -> None:
+def test_writing_twice_gives_the_same_four_files(tmp_path: Path) -> None:
     first = [path.read_bytes() for path in write_table(tmp_path / "a", "table1", TABLE)]
     files = write_table(tmp_path / "b", "table1", TABLE)
-    assert [path.name for path in files] == ["table1.md", "table1.tex", "table1.csv"]
+    assert [path.name for path in files] == ["table1.md", "table1.tex", "table1.csv", "table1.html"]
     assert [path.read_bytes() for path in files] == first
-    assert len(list((tmp_path / "b").iterdir())) == 3
+    assert len(list((tmp_path / "b").iterdir())) == 4
 
 
 def test_a_figure_of_one_sample_is_refused() -> None:

@@ -30,10 +30,9 @@ def loading_steps(view: RunView) -> tuple[Step, ...]:
     prompt = view.examples[0].prompt if view.examples else f"image of {view.config['concept'].get('target', view.name)}"
     scales = f"[{','.join(f'{scale:g}' for scale in view.scales)}]"
     # Hydra's own quotes within the shell's: a prompt may hold commas and brackets.
-    quoted = "prompt='" + prompt.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    here = shlex.join(
-        ["python", "-m", "slider_lightning.generate", f"sliders=[{view.folder}]", quoted, f"scales={scales}"]
-    )
+    quoted = 'prompt="' + prompt.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    parts = ["python", "-m", "slider_lightning.generate", f"sliders=[{view.folder}]", quoted, f"scales={scales}"]
+    here = " ".join(map(shlex.quote, parts))
     first = Step("slider_lightning", here, "From the folder where this page's run was evaluated.")
     if view.config["adapter"].get("_target_") == DENSE:
         return (first,)
@@ -45,8 +44,8 @@ def loading_steps(view: RunView) -> tuple[Step, ...]:
         Step(
             "A1111",
             f"<lora:{view.name}:1>",
-            f"Copy slider.safetensors to models/Lora/{view.name}.safetensors and write this into the prompt; the number "
-            "is the scale.",
+            f"Copy slider.safetensors to models/Lora/{view.name}.safetensors and write this into the prompt; the "
+            "number is the scale.",
         ),
         Step("ComfyUI", "", "Copy it to models/loras and add a LoraLoaderModelOnly node; strength_model is the scale."),
     )

@@ -1,4 +1,4 @@
-"""What the page of a run shows, read from its folder: figures scale by scale, with intervals, and some of its images."""
+"""What the page of a run shows, read from its folder: figures scale by scale, with intervals, and some images."""
 
 from __future__ import annotations
 

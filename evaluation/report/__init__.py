@@ -1,8 +1,10 @@
 """Tables and figures as pure functions of measurements, and how they are written."""
 
-from evaluation.report.formats import csv_text, latex, markdown, terminal, write_table
+from evaluation.report.formats import csv_text, latex, markdown, terminal
+from evaluation.report.html import html
 from evaluation.report.style import save_figure
 from evaluation.report.table import Cell, Column, Published, PublishedFigure, Row, Table
+from evaluation.report.writing import write_table
 
 __all__ = [
     "Cell",
@@ -12,6 +14,7 @@ __all__ = [
     "Row",
     "Table",
     "csv_text",
+    "html",
     "latex",
     "markdown",
     "save_figure",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import wrap
 
 from rich.console import Group
@@ -16,7 +15,6 @@ from rich.text import Text
 
 from evaluation.report.table import ABSENT, Cell, Published, Row, Table
 from evaluation.statistics import Measure, PairedTest
-from slider_lightning.assets import atomic_path
 
 CSV_COLUMNS = (
     "block", "group", "row", "column", "mean", "ci_low", "ci_high", "n", "p_value", "test", "text", "published", "mark",
@@ -159,22 +157,6 @@ def terminal(table: Table) -> Group:
         texts = [*([line.group] * (len(heads) - 1)), line.name, *("\n".join(parts) for parts in line.cells)]
         grid.add_row(*map(Text, texts), style="dim" if line.compares else None)
     return Group(grid, *map(Text, notes(table)), *(part for block in table.published for part in _terminal(block)))
-
-
-def write_table(folder: Path, name: str, table: Table) -> tuple[Path, ...]:
-    """Writes `name.md`, `name.tex` and `name.csv`, each whole or not at all.
-
-    Returns:
-        The three files.
-
-    Raises:
-        InputError: if the disk refuses.
-    """
-    writers: dict[str, Callable[[Table], str]] = {"md": markdown, "tex": latex, "csv": csv_text}
-    for ending, writer in writers.items():
-        with atomic_path(folder / f"{name}.{ending}") as temporary:
-            temporary.write_text(writer(table), encoding="utf-8")
-    return tuple(folder / f"{name}.{ending}" for ending in writers)
 
 
 def escape(text: str) -> str:

@@ -22,6 +22,7 @@ from evaluation.grids import GridSpec, Method, SliderMethod
 from evaluation.judges.panel import Judges
 from evaluation.measurements import Measurements
 from evaluation.measuring import EditPrompts, Examiner
+from evaluation.pages.examples import concept_images
 from evaluation.report import Table, terminal, write_table
 from experiments.paper.protocol import Protocol
 from slider_lightning.backbone import Backbone
@@ -174,17 +175,19 @@ class Stage:
         """Writes tables, the measurements they were made from and how they were made, and prints the tables.
 
         Args:
-            tables: by the names of their files.
+            tables: by the names of their files; the page of the first one shows images of the methods.
             measurements: that they were made from.
             seeds: by what they draw, beside those of the concepts' images.
             assets: hashes by name, beside that of the model.
         """
         run = RunFolder(Path(self.config["out"]))
         shutil.rmtree(run.path / MEASUREMENTS, ignore_errors=True)
-        for found in measurements:
+        measured = list(measurements)
+        for found in measured:
             found.write(run.path / MEASUREMENTS / f"{found.header.concept}-{found.header.method}.jsonl")
+        images = concept_images(measured, self.grids)
         for name, table in tables.items():
-            write_table(run.path, name, table)
+            write_table(run.path, name, table, images if name == next(iter(tables)) else ())
             self.console.print(terminal(table))
         run.write_config(yaml.safe_dump(self.config, sort_keys=False))
         drawn = {f"images of {name}": staged.gallery.prompts.first_seed for name, staged in self._concepts.items()}
@@ -204,8 +207,12 @@ class Stage:
     def gallery(self, prompts: str) -> Gallery:
         """The grids of the images of a file in conf/prompts."""
         sampler = build(self.config["sampler"], "sampler.")
-        root = Path(self.config["paths"]["outputs"]) / "grids"
-        return Gallery(self.backbone, self._prompts(prompts), sampler, root, self.protocol.batch_size)
+        return Gallery(self.backbone, self._prompts(prompts), sampler, self.grids, self.protocol.batch_size)
+
+    @property
+    def grids(self) -> Path:
+        """Folder of all grids."""
+        return Path(self.config["paths"]["outputs"]) / "grids"
 
     def examiner(self, concept: str, texts: EditPrompts) -> Examiner:
         """The judges, for one concept."""
