@@ -25,6 +25,9 @@ LAYERS = [
     "slider_lightning.train",
     "slider_lightning.cache",
     "slider_lightning.generate",
+    "slider_lightning.edit",
+    "slider_lightning.export",
+    "slider_lightning.inspect",
     "evaluation",
     "experiments",
 ]
