@@ -28,6 +28,7 @@ LAYERS = [
     "slider_lightning.edit",
     "slider_lightning.export",
     "slider_lightning.inspect",
+    "slider_lightning.board",
     "evaluation",
     "experiments",
 ]

@@ -1,0 +1,121 @@
+"""Serving the board: on this machine alone unless another address is asked for, and without any outside request."""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slider_lightning.board.desk import Desk
+from slider_lightning.board.style import FONT, FONT_MONO, style_sheet
+from slider_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+logger = logging.getLogger(__name__)
+# Read by Gradio: when it is imported, and when pages are made.
+_ANALYTICS, _FILES = "GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"
+
+
+@contextmanager
+def served(desk: Desk) -> Iterator[Blocks]:
+    """Serve a desk until the block ends; its `local_url` is where.
+
+    Raises:
+        InputError: if Gradio is not installed, or the port is taken.
+    """
+    warn_if_open(desk.config.host)
+    # A folder of its own, which goes with the board, instead of one that all users of the machine share.
+    with tempfile.TemporaryDirectory(prefix="slider-board-") as name:
+        folder = Path(name)
+        with _environment({_ANALYTICS: "False", _FILES: str(folder / "gradio")}), _running(desk, folder) as blocks:
+            yield blocks
+
+
+def warn_if_open(host: str) -> None:
+    """Warn where an address is reached from other machines."""
+    if not is_loopback(host):
+        logger.warning(
+            "host=%s lets everyone who reaches this machine use the board, without a password; host=127.0.0.1 is for "
+            "this machine alone.",
+            host,
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from its own machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _running(desk: Desk, folder: Path) -> Iterator[Blocks]:
+    blocks = _gradio_page(desk, folder / "images")
+    try:
+        _launch(blocks, desk)
+        yield blocks
+    finally:
+        blocks.close(verbose=False)
+
+
+def _gradio_page(desk: Desk, folder: Path) -> Blocks:
+    try:
+        page = importlib.import_module("slider_lightning.board.page")
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise InputError(
+            "Expected Gradio for the board, but it is not installed; run pip install slider_lightning[board]."
+        ) from error
+    blocks: Blocks = page.Page(desk, folder).blocks
+    return blocks
+
+
+def _launch(blocks: Blocks, desk: Desk) -> None:
+    from gradio.themes import Base
+
+    try:
+        blocks.launch(
+            server_name=desk.config.host,
+            server_port=desk.config.port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            # Fonts by name are the system's; Gradio's own theme would ask for files.
+            theme=Base(font=FONT, font_mono=FONT_MONO),
+            css=style_sheet(desk.renderer.backbone.resolution),
+        )
+    except OSError as error:
+        raise InputError(
+            f"Expected port {desk.config.port} of {desk.config.host} to be free, but got: {error}; choose another port."
+        ) from error
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
