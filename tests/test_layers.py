@@ -29,6 +29,8 @@ LAYERS = [
     "slider_lightning.export",
     "slider_lightning.inspect",
     "slider_lightning.board",
+    "slider_lightning.model_card",
+    "slider_lightning.publish",
     "evaluation",
     "experiments",
 ]
