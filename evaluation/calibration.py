@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from evaluation.dose import Response, UsefulRule, joined
+from evaluation.dose import Response, UsefulRule, joined, monotone_fit
 from evaluation.grids import Method
 from evaluation.measurements import Measurements
 from evaluation.scale_sweeps import check_scales
@@ -103,7 +103,8 @@ def calibration_of(response: Response, rule: UsefulRule, facts: dict[str, Any]) 
         InputError: if the slider does not raise its target on either side of 0.
     """
     low, high = (response.side(sign, rule) for sign in SIDES)
-    effects = response.effects
+    effects, useful = response.effects, (low.end, high.end)
+    means = tuple(effect.mean for effect in effects)
     if low.end == high.end:
         ends = (
             f"{effects[0].mean:.3g} at scale {response.scales[0]:g}, {effects[-1].mean:.3g} at {response.scales[-1]:g}"
@@ -116,11 +117,11 @@ def calibration_of(response: Response, rule: UsefulRule, facts: dict[str, Any]) 
         target=response.target,
         unit=response.unit,
         scales=response.scales,
-        effects=tuple(effect.mean for effect in effects),
+        effects=means,
         lows=tuple(effect.ci95[0] for effect in effects),
         highs=tuple(effect.ci95[1] for effect in effects),
-        fit=response.fit,
-        useful_scales=(low.end, high.end),
+        fit=monotone_fit(response.scales, means, useful),
+        useful_scales=useful,
         saturation=(low.saturation, high.saturation),
         rows=len(response.changes),
         **facts,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from evaluation.calibration import shown_units
 from evaluation.measures import edited_columns
 from evaluation.report import Cell, Column, Row, Table
+from evaluation.report.formats import figure_text
 from evaluation.report.style import COLORS, GREY, TEXT_WIDTH, new_figure, styled, zero_lines
 from evaluation.statistics import Measure, to_record
 from slider_lightning.adapters import Calibration
@@ -36,11 +37,11 @@ def calibration_table(calibration: Calibration) -> Table:
     rows = []
     for label, effect in effects_of(calibration).items():
         useful = "yes" if low <= float(label) <= high else "no"
-        rows.append(Row(label, (Cell(effect), Cell(text=useful))))
+        rows.append(Row(label, (Cell(text=figure_text(effect, 2)), Cell(text=useful))))
     asked = [f"{units:+g} at {calibration.scale_of(units):+.2f}" for units in shown_units(calibration) if units]
     below, above = ("not seen" if at is None else f"from {at:+g} on" for at in calibration.saturation)
     return Table(
-        title=f"Effect on {calibration.target} by slider scale",
+        title=f"Effect on {calibration.target} by slider scale, {calibration.rows} rows of prompt and seed",
         heads=("", "scale"),
         columns=(Column(calibration.unit), Column("useful")),
         rows=tuple(rows),

@@ -72,7 +72,6 @@ class Response:
         unit: what an effect of 1 is, and who measured it.
         scales: strictly increasing, 0 among them.
         changes: against scale 0, in units.
-        fit: the mean changes, made never to fall as the scale rises; 0 at scale 0.
         allowed: whether a scale keeps the limits of drift and distance.
     """
 
@@ -80,7 +79,6 @@ class Response:
     unit: str
     scales: tuple[float, ...]
     changes: Float[Tensor, "rows scales"]
-    fit: tuple[float, ...]
     allowed: tuple[bool, ...]
 
     @classmethod
@@ -97,10 +95,8 @@ class Response:
         else:
             values = target_values(measurements.sweep(), target)
             named = target, f"standard deviation ({judges['classifier']})"
-        changes = values - values[:, [measurements.zero]]
-        return cls(
-            *named, scales, changes, monotone_fit(scales, changes.mean(0).tolist()), allowed(measurements, rule, target)
-        )
+        kept = allowed(measurements, rule, target)
+        return cls(*named, scales, values - values[:, [measurements.zero]], kept)
 
     @property
     def effects(self) -> list[Measure]:
@@ -112,9 +108,10 @@ class Response:
         outward = sorted(
             (n for n, scale in enumerate(self.scales) if scale * sign >= 0), key=lambda n: abs(self.scales[n])
         )
+        means = self.changes.mean(0).tolist()
         end, steepest = 0.0, 0.0
         for inner, outer in pairwise(outward):
-            slope = (self.fit[outer] - self.fit[inner]) / (self.scales[outer] - self.scales[inner])
+            slope = (means[outer] - means[inner]) / (self.scales[outer] - self.scales[inner])
             growth = bootstrap_mean(sign * (self.changes[:, outer] - self.changes[:, inner]))
             grows = growth.ci95[0] > 0 and slope > rule.least_growth * steepest
             if not self.allowed[outer]:
@@ -126,20 +123,33 @@ class Response:
         return Side(end, None, closed=False)
 
 
-def monotone_fit(scales: Sequence[float], effects: Sequence[float]) -> tuple[float, ...]:
+def monotone_fit(scales: Sequence[float], effects: Sequence[float], useful: tuple[float, float]) -> tuple[float, ...]:
     """The nearest effects, by least squares, that never fall as the scale rises and are 0 at scale 0.
 
-    Bounded isotonic regression is the unbounded one clipped, so each side of 0 is fitted alone.
+    The useful range is fitted first, so that a response which reverses beyond it takes nothing away within it. Bounded
+    isotonic regression is the unbounded one clipped, so each side of 0 is fitted alone.
 
     Args:
         scales: strictly increasing, 0 among them.
         effects: mean effect at each, 0 at scale 0.
+        useful: (lowest, highest) useful scale, two of `scales`.
     """
-    zero = list(scales).index(0)
-    below, above = effects[:zero], effects[zero + 1 :]
-    low = isotonic_regression(below).x.clip(max=0.0).tolist() if below else []
-    high = isotonic_regression(above).x.clip(min=0.0).tolist() if above else []
-    return (*low, 0.0, *high)
+    zero, first, last = (list(scales).index(scale) for scale in (0.0, *useful))
+    below = [-effect for effect in reversed(effects[:zero])]
+    above = list(effects[zero + 1 :])
+    mirrored = _rising_side(below, zero - first)
+    return (*(-effect for effect in reversed(mirrored)), 0.0, *_rising_side(above, last - zero))
+
+
+def _rising_side(effects: Sequence[float], useful: int) -> list[float]:
+    """The fit of one side, outward from 0, of which the first `useful` effects are fitted apart from the others."""
+    inside = _rising(effects[:useful], 0.0)
+    return inside + _rising(effects[useful:], inside[-1] if inside else 0.0)
+
+
+def _rising(effects: Sequence[float], least: float) -> list[float]:
+    fit: list[float] = isotonic_regression(effects).x.clip(min=least).tolist() if effects else []
+    return fit
 
 
 def allowed(measurements: Measurements, rule: UsefulRule, target: str | None) -> tuple[bool, ...]:
