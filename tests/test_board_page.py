@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.benchmarks import board as benchmark
 from slider_lightning.board.serving import served
 from slider_lightning.errors import InputError
 from tests.board_sliders import STEPS, small_desk
@@ -35,13 +37,18 @@ QUIET = (
 PATIENCE = 20.0
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def board(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A served board of two sliders."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    desk = small_desk(pipeline_folder, tmp_path_factory.mktemp("board"), f"port={port}", "preview_steps=2")
+    folder = tmp_path_factory.mktemp("board")
+    desk = small_desk(pipeline_folder, folder, f"port={free_port()}", "preview_steps=2")
     with served(desk) as blocks:
         yield blocks
     assert not Path(blocks.GRADIO_CACHE).exists(), "its files go with it"
@@ -103,6 +110,29 @@ def test_a_port_that_is_taken_is_told(board: Any, pipeline_folder: Path, tmp_pat
     desk = small_desk(pipeline_folder, tmp_path, f"port={board.server_port}")
     with pytest.raises(InputError, match="another port"), served(desk):
         pass
+
+
+def test_the_benchmark_drags_and_counts_what_is_not_computed_again(
+    pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = small_desk(pipeline_folder, tmp_path)
+    overrides = [
+        f"model.path={pipeline_folder}",
+        f"sliders=[{desk.config.sliders[0]}]",
+        f"paths.outputs={tmp_path}",
+        f"port={free_port()}",
+        "sampler.num_inference_steps=4",
+        "preview_steps=2",
+        "drag.positions=3",
+        "drag.rests=2",
+    ]
+    monkeypatch.setattr(sys, "argv", ["board", *overrides])
+    benchmark.main()
+    found = json.loads((tmp_path / "benchmarks" / "board.json").read_text())
+    assert {kind: len(seconds) for kind, seconds in found["answers"].items()} == {"first": 1, "preview": 3, "rest": 2}
+    # One of four steps lies above 750.
+    assert found["memory"]["sample_forwards"] == {"remembered": [6, 6], "anew": [16, 16]}
+    assert "median s" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

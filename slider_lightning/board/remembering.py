@@ -21,7 +21,7 @@ class Recent(Generic[Key, Value]):
     """A mapping that keeps what was used last.
 
     Args:
-        size: how many entries are kept, at least 1.
+        size: how many entries are kept.
     """
 
     def __init__(self, size: int) -> None:
@@ -56,10 +56,10 @@ class RememberingBackbone(Backbone):
 
     Args:
         backbone: whose parts are shared.
-        size: how many predictions are kept; one for each step above start_timestep of a prompt and seed.
+        size: how many predictions are kept.
     """
 
-    def __init__(self, backbone: Backbone, size: int = 128) -> None:
+    def __init__(self, backbone: Backbone, size: int) -> None:
         super().__init__(
             unet=backbone.unet,
             vae=backbone.vae,

@@ -14,8 +14,6 @@ from slider_lightning.backbone import Backbone, SamplerConfig, images_to_pil
 from slider_lightning.board.remembering import Recent, RememberingBackbone
 from slider_lightning.generation import generate_images
 
-_KEPT_IMAGES = 64
-
 
 class Outdated(Exception):
     """Nobody waits for the image any more."""
@@ -54,14 +52,19 @@ class Renderer:
     Args:
         backbone: the frozen model.
         sliders: hung on its UNet from now on.
+        predictions: how many of the frozen model's are kept, one for each step above start_timestep of a prompt and
+            seed; 0 keeps none.
+        images: how many are kept; 0 keeps none.
     """
 
-    def __init__(self, backbone: Backbone, sliders: Sequence[SliderBase]) -> None:
-        self.backbone = RememberingBackbone(backbone)
+    def __init__(
+        self, backbone: Backbone, sliders: Sequence[SliderBase], *, predictions: int = 128, images: int = 64
+    ) -> None:
+        self.backbone = RememberingBackbone(backbone, predictions)
         self.bank = SliderBank(backbone.unet, sliders)
         # Sliders are folded into the one UNet's weights, so two images at a time would spoil each other.
         self._lock = Lock()
-        self._images: Recent[str, Image.Image] = Recent(_KEPT_IMAGES)
+        self._images: Recent[str, Image.Image] = Recent(images)
 
     def __contains__(self, picture: Picture) -> bool:
         """Whether the image is at hand."""
