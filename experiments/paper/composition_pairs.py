@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluation.dose import Response, UsefulRule
+from evaluation.dose import Response, UsefulRule, monotone_fit
 from evaluation.measurements import Measurements
 from evaluation.scale_sweeps import attribute_shift, check_scales, target_values
 from evaluation.statistics import Measure, bootstrap
@@ -67,8 +67,10 @@ def strength_of(measurements: Measurements, target: str, rule: PairRule) -> Stre
     """
     useful = UsefulRule()
     response = Response.of(measurements, target, useful)
-    inside = [scale for scale in response.scales if 0 <= scale <= response.side(1, useful).end]
-    fit = torch.tensor(response.fit[: len(inside)])
+    end = response.side(1, useful).end
+    inside = [scale for scale in response.scales if scale <= end]
+    fitted = monotone_fit(response.scales, [effect.mean for effect in response.effects], (0.0, end))
+    fit = torch.tensor(fitted[: len(inside)])
     if len(inside) < 2 or fit[-1] <= 0:
         return None
     effect = min(rule.effect, float(fit[-1]))
