@@ -227,8 +227,9 @@ def _noised_path(
 ) -> Float[Tensor, "states photographs 4 h w"]:
     """The photographs under noise: of its own at every level, or the same at all."""
     shape, steps = latents.shape[1:], range(len(levels))
-    # A photograph's noise follows from the seed and its step alone, so that it is edited alike in any batch.
-    seeds = [config.seed * 1000 + step * (config.kind == "edit_friendly") for step in steps]
+    # A photograph's noise follows from the seed and the steps that are left, so that it is edited alike in any batch
+    # and from any start_timestep.
+    seeds = [config.seed * 1000 + (len(levels) - step) * (config.kind == "edit_friendly") for step in steps]
     noise = initial_noise(shape, seeds).to(latents.device)
     return torch.stack([*(levels.noised(latents, noise[step], step) for step in steps), latents])
 
