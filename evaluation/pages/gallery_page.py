@@ -15,7 +15,6 @@ SETTINGS = (
     "adapter.alpha",
     "adapter.layers",
     "objective.eta",
-    "objective.mode",
     "seed",
 )
 # What follows from the concept rather than being chosen.

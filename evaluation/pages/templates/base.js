@@ -56,14 +56,16 @@ function showShots(root, index) {
 
 /** Calls `onHold(true)` while a pointer or a key is held on an element, and `onHold(false)` after. */
 function holdable(element, onHold) {
-  const end = () => onHold(false);
-  element.addEventListener("pointerdown", (event) => event.button === 0 && onHold(true));
+  let holding = false;
+  const turn = (on) => on !== holding && onHold((holding = on));
+  const end = () => turn(false);
+  element.addEventListener("pointerdown", (event) => event.button === 0 && turn(true));
   for (const name of ["pointerup", "pointercancel", "pointerleave", "blur"]) element.addEventListener(name, end);
   element.addEventListener("contextmenu", (event) => event.pointerType === "touch" && event.preventDefault());
   element.addEventListener("keydown", (event) => {
     if (event.key === " " || event.key === "Enter") {
       event.preventDefault();
-      onHold(true);
+      turn(true);
     }
   });
   element.addEventListener("keyup", end);

@@ -51,8 +51,8 @@ function arrange() {
   list.append(...ordered.map((card) => card.element));
   at("count").textContent = `${shown} of ${cards.length} shown`;
 }
-["find", "sort"].forEach((id) => at(id).addEventListener("input", arrange));
-all(".filter").forEach((select) => select.addEventListener("input", arrange));
+at("find").addEventListener("input", arrange);
+all(".tools select").forEach((select) => select.addEventListener("change", arrange));
 document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
 at("direction").addEventListener("click", ({ currentTarget }) => {
   ascending = !ascending;
