@@ -222,7 +222,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] =
     "two kinds": (mixed_with_a_low_rank_layer, "is dense and others are not"),
     "an alpha": (lambda t: {**t, next(iter(t)).replace(".diff", ".alpha"): torch.ones(1)}, "alpha, diff"),
     "infinite": (lambda t: {name: tensor / 0 for name, tensor in t.items()}, "not finite"),
-    "unadapted layer": (lambda t: {"lora_unet_conv_in.diff": torch.ones(32, 4, 3, 3)}, "among its noxattn layers"),
+    "unadapted layer": (lambda t: {"lora_unet_conv_in.diff": torch.ones(32, 4, 3, 3)}, "which no layer set"),
     "flat": (lambda t: {name: tensor.flatten() for name, tensor in t.items()}, "a weight of shape"),
 }
 
