@@ -34,10 +34,10 @@ def log_evaluation(run: RunFolder, setup: Setup, measurements: Measurements, mea
         if logged is None:
             return
         logged.log({name: measure.mean for name, measure in measures.items()})
-        log_tables(logged, measurements, measures)
         log_dose_response(logged, measurements, setup.settings.target)
         method = SliderMethod(measurements.header.method, (str(run.slider),))
         log_images(logged, setup.gallery.grid(method, setup.settings.scales), setup.gallery.base)
+        log_tables(logged, measurements, measures)  # last, since only tables wait where the service has gone away
 
 
 def log_tables(run: WandbRun, measurements: Measurements, measures: Mapping[str, Measure]) -> None:

@@ -22,8 +22,9 @@ class LoggedRun:
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """All records, in order."""
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(self.path)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(self.path.absolute())]
+        # It writes a log of its own where it is started.
+        told = subprocess.run(command, cwd=self.path.parent, capture_output=True, text=True, check=True).stdout
         return [json.loads(line) for line in told.splitlines()]
 
     def of(self, kind: str) -> list[dict[str, Any]]:

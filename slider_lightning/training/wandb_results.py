@@ -92,7 +92,7 @@ def log_results(run: WandbRun, told: SliderMetadata, found: Sequence[Origin], st
     slider = wandb.Artifact(f"slider-{run.card.id}", type="slider", metadata=asdict(told))
     # Uploaded from the run folder itself: a copy beside it would be one more place to keep until a later upload.
     slider.add_file(str(folder.slider.absolute()), name=folder.slider.name, policy="immutable")
-    run.tell(lambda inner: inner.log_artifact(slider))
+    publish(run, slider)
 
 
 def use_origin(run: WandbRun, origin: Origin) -> None:
@@ -101,5 +101,23 @@ def use_origin(run: WandbRun, origin: Origin) -> None:
 
     artifact = wandb.Artifact(origin.name, type=origin.type, metadata=origin.metadata)
     artifact.add_reference(f"sha256:{origin.digest}", name="digest")
-    # `use_artifact` waits for the upload and refuses to work offline; what it does with a new artifact does neither.
-    run.tell(lambda inner: inner._log_artifact(artifact, is_user_created=True, use_after_commit=True))
+    publish(run, artifact, used=True)
+
+
+def publish(run: WandbRun, artifact: Any, *, used: bool = False) -> None:
+    """Hand an artifact over to be uploaded when the service takes it, now or by a later upload from disk.
+
+    The public `log_artifact` and `use_artifact` first ask the service, and wait where it is away; the latter also waits
+    for the upload, and refuses to work offline. What both hand over in the end is handed over here.
+
+    Args:
+        run: that made or used it.
+        artifact: of wandb, complete.
+        used: the run used it, and did not make it.
+    """
+    artifact.finalize()
+    run.tell(
+        lambda inner: inner._interface.publish_artifact(
+            inner, artifact, ["latest"], is_user_created=True, use_after_commit=used
+        )
+    )

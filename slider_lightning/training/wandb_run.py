@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 WANDB_FILE = "wandb.json"
 STEP = "global_step"
 FINISHED, FAILED = 0, 1
+# Of requests beside those for curves, which are repeated for as long as finish_timeout lets them.
+TRIES, REQUEST_TIMEOUT = 1, 5.0
 EVALUATED = "evaluated"
 SWEEP_ID = "WANDB_SWEEP_ID"  # set by the agent of a sweep
 
@@ -56,6 +58,8 @@ class WandbRun:
         self.exit_code = FINISHED
         self.lost = ""
         """Why the service was given up; empty while all is well."""
+        self.refused = False
+        """Whether something could not be logged."""
         self.local_id = card.id
         """What its files on this disk are called."""
         self.inner = self._begin(resume, offline or config.offline, beside)
@@ -79,13 +83,15 @@ class WandbRun:
         return bool(self.lost) and bool(self.inner.offline)
 
     def tell(self, say: Callable[[Any], object]) -> None:
-        """Let `say` log something on the run of wandb; a failure of the service ends the logging, never the program."""
-        if self.lost and not self.inner.offline:
+        """Let `say` log something on the run of wandb; what fails is told once and never ends the program."""
+        if self.inner.disabled:  # by WANDB_MODE
             return
         try:
             say(self.inner)
         except Exception as error:  # noqa: BLE001 (its client raises what its transports do, of many kinds)
-            self._give_up(error)
+            if not self.refused:
+                logger.warning("W&B did not take all that was logged (%s); the run goes on.", reason(error))
+            self.refused = True
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
         """Log values, at an optimizer step where they belong to one."""
@@ -102,11 +108,13 @@ class WandbRun:
             self.inner.finish(exit_code=self.exit_code)
         except Exception as error:  # noqa: BLE001 (as above)
             self._give_up(error)
+        if self.inner.disabled:
+            return
         if self.inner.offline:
             logger.info("W&B run kept offline; upload it with: %s", self.sync_command)
         elif self.lost:
             logger.warning(
-                "W&B could not be reached to the end (%s), but all is kept; upload the rest with: %s",
+                "W&B could not be reached to the end (%s); what was logged is kept, upload the rest with: %s",
                 self.lost,
                 self.sync_command,
             )
@@ -167,6 +175,12 @@ class WandbRun:
                 init_timeout=self.config.init_timeout,
                 finish_timeout=self.config.finish_timeout,
                 finish_timeout_raises=True,
+                # Uploads of artifacts outlive finish_timeout by as long as they are tried again.
+                x_graphql_timeout_seconds=REQUEST_TIMEOUT,
+                x_graphql_retry_max=TRIES,
+                x_graphql_retry_wait_max_seconds=1,
+                x_file_transfer_retry_max=TRIES,
+                x_file_transfer_retry_wait_max_seconds=1,
             ),
         )
         run.define_metric(STEP)
