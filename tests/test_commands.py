@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from PIL import Image
 
-import wandb
 from evaluation.evaluate import evaluate
 from slider_lightning.adapters import Calibration, load_slider, save_slider
 from slider_lightning.errors import InputError
