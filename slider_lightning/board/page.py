@@ -15,6 +15,7 @@ from PIL import Image
 from slider_lightning.backbone import SamplerConfig
 from slider_lightning.board.desk import Desk
 from slider_lightning.board.knobs import KnobRange
+from slider_lightning.board.remembering import Recent
 from slider_lightning.board.rendering import Outdated, Picture
 from slider_lightning.board.style import knob_marks, useful_text
 from slider_lightning.errors import InputError
@@ -22,6 +23,7 @@ from slider_lightning.errors import InputError
 # Seconds: how often files of images are looked through, and how old they become.
 _DELETE_FILES = (600, 3600)
 _SEEDS = 2**31
+_BROWSERS = 256
 
 
 class Page:
@@ -39,7 +41,7 @@ class Page:
     def __init__(self, desk: Desk, folder: Path) -> None:
         self._desk = desk
         self._folder = folder
-        self._newest: dict[str | None, Picture] = {}
+        self._newest: Recent[str | None, Picture] = Recent(_BROWSERS)
         with gr.Blocks(title="Slider board", analytics_enabled=False, delete_cache=_DELETE_FILES) as self.blocks:
             self._lay_out()
             self._connect()
@@ -137,7 +139,7 @@ class Page:
 
     def _touch(self, request: gr.Request, *values: Any) -> None:
         """Note what a browser asks for last."""
-        self._newest[request.session_hash] = self._picture(values)
+        self._newest.put(request.session_hash, self._picture(values))
 
     def _preview(self, *values: Any) -> tuple[Image.Image, str, str]:
         """The image in a few steps."""
@@ -152,7 +154,7 @@ class Page:
         picture = self._picture(values)
 
         def outdated() -> bool:
-            return self._newest.get(request.session_hash, picture) != picture
+            return self._newest.get(request.session_hash) not in (None, picture)
 
         if outdated():
             return (gr.skip(),) * 5
