@@ -97,6 +97,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) 
         ("start_timestep", [500, 600, 700, 750, 800, 850, 1000]),
         ("preserve", [[], ["male"], ["male", "female"], COMBINATIONS]),
         ("rollouts", [16, 8, 4, 2, 1]),
+        ("slider_on", ["both", "conditional"]),
     ],
 )
 def test_an_axis_gives_its_points(axis: str, expected: list[Any]) -> None:
@@ -104,7 +105,7 @@ def test_an_axis_gives_its_points(axis: str, expected: list[Any]) -> None:
 
 
 def test_every_axis_is_tested_and_the_layer_axis_is_whole() -> None:
-    assert {"rank_eta", "alpha", "layers", "start_timestep", "preserve", "rollouts"} == set(AXES)
+    assert {"rank_eta", "alpha", "layers", "start_timestep", "preserve", "rollouts", "slider_on"} == set(AXES)
     assert set(points("layers")) == set(LAYER_SETS)
 
 
@@ -126,12 +127,11 @@ def test_another_sampler_or_concept_has_a_folder_of_its_own() -> None:
     assert len({sweep_folder(config, build(config["ablation"])) for config in configs}) == len(others)
 
 
-def test_start_timestep_trains_one_slider() -> None:
-    configs = point_configs("start_timestep")
+@pytest.mark.parametrize("axis", ["start_timestep", "slider_on"])
+def test_axes_of_generation_train_one_slider(axis: str) -> None:
+    configs = point_configs(axis)
     assert len({config["run"] for config in configs}) == 1
-    assert [config["ablation"]["measure"]["sampler"]["start_timestep"] for config in configs] == points(
-        "start_timestep"
-    )
+    assert [config["ablation"]["measure"]["sampler"][axis] for config in configs] == points(axis)
 
 
 def test_the_setting_says_what_is_measured() -> None:
