@@ -19,12 +19,10 @@ class Span:
     Args:
         low: left end.
         high: right end.
-        mean: the figure.
     """
 
     low: float
     high: float
-    mean: float
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,6 @@ def html_cell(cell: Cell, digits: int, within: tuple[float, float], reference: s
         key=repr(measure.mean),
         text=figure_text(measure, digits),
         evidence=f"n = {measure.n}" if cell.measure or not cell.test else evidence_text(cell.test),
-        span=Span(place(measure.ci95[0]), place(measure.ci95[1]), place(measure.mean)),
+        span=Span(place(measure.ci95[0]), place(measure.ci95[1])),
         compared=compared,
     )
