@@ -16,6 +16,7 @@ from evaluation.pages.run_view import MEASUREMENTS_FILE, PAGE_FILE
 from evaluation.setup import build_setup
 from evaluation.statistics import Measure, to_record
 from evaluation.tables import slider_tables
+from evaluation.wandb_report import log_evaluation
 from slider_lightning.config import canonical_text
 from slider_lightning.data import measured_cost
 from slider_lightning.entry import entry_point
@@ -30,7 +31,8 @@ MEASURED_WITH = "eval/settings/measured_with"
 def evaluate(run: RunFolder, changes: Mapping[str, Any] | None = None) -> dict[str, Measure]:
     """Make the image grid of a run's slider, judge it, and merge the figures into the run's summary.json.
 
-    The readings are kept beside it as measurements.jsonl, and all of it is shown in page.html.
+    The readings are kept beside it as measurements.jsonl, and all of it is shown in page.html. A run that was logged on
+    W&B goes on there.
 
     Args:
         run: a run whose slider is trained.
@@ -54,6 +56,7 @@ def evaluate(run: RunFolder, changes: Mapping[str, Any] | None = None) -> dict[s
     measurements.write(run.path / MEASUREMENTS_FILE)
     run.update_summary(to_record(measures) | settled | cost.summary("evaluation"), replace="eval/")
     write_run_page(run)
+    log_evaluation(run, setup, measurements, measures)
     return measures
 
 
