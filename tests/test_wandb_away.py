@@ -68,7 +68,7 @@ def test_runs_go_on_offline_where_the_service_is_away(
     warnings = [record.getMessage() for record in ours(caplog) if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "W&B could not be reached" in warnings[0]
-    logged = logged_runs(tmp_path)
+    logged = sorted(logged_runs(tmp_path), key=lambda each: each.run["run_id"])
     assert [each.run["run_id"] for each in logged] == ["age-0", "age-1"]  # the failed beginning has left nothing
     assert [each.history[0]["train/loss"] for each in logged] == [0.5, 1.5]
     assert command_in(warnings[0]) == ["wandb", "sync", str(logged[0].path.parent)]
