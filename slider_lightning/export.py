@@ -43,7 +43,7 @@ class ExportConfig:
     @property
     def source(self) -> Path:
         """The slider file."""
-        return slider_path(self.slider)
+        return RunFolder.slider_of(self.slider)
 
     @property
     def target(self) -> Path:
@@ -52,15 +52,6 @@ class ExportConfig:
             return Path(self.out)
         parts = [self.source.stem, self.layout, *([] if self.dtype == "fp32" else [self.dtype])]
         return self.source.with_name("-".join(parts) + SUFFIXES[self.layout])
-
-
-def slider_path(place: str | Path) -> Path:
-    """The slider file of a run folder, or the file itself.
-
-    Raises:
-        InputError: if a folder is no run.
-    """
-    return RunFolder.open(place).slider if Path(place).is_dir() else Path(place)
 
 
 def export(asked: ExportConfig) -> Path:

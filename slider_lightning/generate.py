@@ -41,7 +41,7 @@ def load_sliders(places: Sequence[str], backbone: Backbone) -> list[tuple[Slider
     """
     loaded = []
     for place in places:
-        path = RunFolder.open(place).slider if Path(place).is_dir() else Path(place)
+        path = RunFolder.slider_of(place)
         slider, metadata = load_slider(path, backbone.unet)
         if metadata.base_model_hash not in (None, backbone.fingerprint):
             logger.warning(

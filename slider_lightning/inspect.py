@@ -16,7 +16,7 @@ from slider_lightning.adapters import SliderBase, SliderMetadata
 from slider_lightning.adapters.layers import layer_kind
 from slider_lightning.adapters.reading import SliderFile, read_slider_file
 from slider_lightning.errors import InputError
-from slider_lightning.export import slider_path
+from slider_lightning.training import RunFolder
 
 _LARGEST = 5
 
@@ -135,7 +135,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     status = 0
     for place in parser.parse_args(arguments).places:
         try:
-            path = slider_path(place.removeprefix("slider="))
+            path = RunFolder.slider_of(place.removeprefix("slider="))
             show(path, read_slider_file(path), console)
         except InputError as error:
             console.print(f"error: {error}", soft_wrap=True, markup=False, highlight=False)

@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -55,7 +54,7 @@ class SliderMethod:
         Raises:
             InputError: if a file is missing, damaged or no slider.
         """
-        sliders = [_weights_sha256(load_slider(_slider_file(place))[0]) for place in self.files]
+        sliders = [_weights_sha256(load_slider(RunFolder.slider_of(place))[0]) for place in self.files]
         return {"sliders": sliders} | ({} if self.weights is None else {"weights": list(self.weights)})
 
     def generate(
@@ -78,10 +77,6 @@ class SliderMethod:
         columns = [[scale * weight for weight in weights] for scale in scales]
         with SliderBank(backbone.unet, sliders) as bank:
             return generate_images(backbone, bank, prompts, seeds, columns, sampler, batch_size=batch_size)
-
-
-def _slider_file(place: str) -> Path:
-    return RunFolder.open(place).slider if Path(place).is_dir() else Path(place)
 
 
 def _weights_sha256(slider: SliderBase) -> str:

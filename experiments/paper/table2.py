@@ -96,7 +96,7 @@ def slider_file(stage: Stage, training: dict[str, Any]) -> Path:
     """
     place = typed(stage.config["slider"], str | None, "slider")
     if place is not None:
-        return RunFolder.open(place).slider if Path(place).is_dir() else Path(place)
+        return RunFolder.slider_of(place)
     stage.console.print(f"Slider '{training['name']}' of experiment={stage.config['visual_experiment']}.")
     return ensure_trained(training).slider
 

@@ -52,6 +52,15 @@ class RunFolder:
             raise InputError(f"Expected {path} to be the folder of a run, but it {problem}; {advice}.")
         return run
 
+    @classmethod
+    def slider_of(cls, place: str | Path) -> Path:
+        """The slider file of a run folder, or the file itself.
+
+        Raises:
+            InputError: if a folder is no run.
+        """
+        return cls.open(place).slider if Path(place).is_dir() else Path(place)
+
     @property
     def config(self) -> Path:
         """The resolved config."""
