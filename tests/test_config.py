@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,6 @@ def test_run_id_follows_what_decides_the_result() -> None:
     assert len(set(ids)) == 3
 
 
-def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -149,12 +143,30 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["evaluation.evaluate", "run=nowhere"], "nowhere"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_status_2(arguments: list[str], word: str, tmp_path: Path) -> None:
-    result = run_command(*arguments, cwd=tmp_path)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.returncode == 2, result.stderr
+def test_bad_input_ends_with_one_line_and_status_2(
+    arguments: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module, *given = arguments
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # which a command sets
+    monkeypatch.setattr(sys, "argv", [module, *given])
+    with pytest.raises(SystemExit) as ended:
+        import_module(module).main()
+    check_told(ended.value.code, capfd.readouterr().err, word, tmp_path)
+
+
+def test_a_process_that_is_given_bad_input_says_so_and_nothing_else(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "slider_lightning.train", "experiment=age", "model.path=nowhere/at/all"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    check_told(ended.returncode, ended.stderr, "nowhere/at/all", tmp_path)
+
+
+def check_told(status: object, stderr: str, word: str, folder: Path) -> None:
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert status == 2, stderr
     assert len(errors) == 1
     assert word in errors[0]
-    assert "Traceback" not in result.stderr
-    assert tmp_path.is_dir()
-    assert not any(path.is_file() for path in tmp_path.rglob("*")), "something half-written was left behind"
+    assert "Traceback" not in stderr
+    assert folder.is_dir()
+    assert not any(path.is_file() for path in folder.rglob("*")), "something half-written was left behind"
