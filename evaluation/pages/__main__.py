@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from evaluation.pages.document import write_page
 from evaluation.pages.gallery_page import gallery_page
 from evaluation.pages.gallery_view import read_gallery, run_folders
@@ -43,7 +45,7 @@ def write_gallery(config: dict[str, Any]) -> Path:
 def main(config: dict[str, Any]) -> None:
     """Write a gallery from the command line."""
     out = write_gallery(config)
-    logger.info("Gallery: %s (%.1f MB)", out, out.stat().st_size / 1e6)
+    logger.info("Gallery: %s (%s)", out, decimal(out.stat().st_size))
 
 
 if __name__ == "__main__":
