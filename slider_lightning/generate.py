@@ -112,8 +112,8 @@ def raw_scales(scales: Tensor, metadata: Sequence[SliderMetadata], names: Sequen
     missing = [name for name, slider in zip(names, metadata, strict=True) if slider.calibration is None]
     if missing:
         raise InputError(
-            f"Expected calibrated sliders for units=calibrated, but these are not calibrated: {', '.join(missing)}; run "
-            "python -m evaluation.calibrate run=RUN, or choose units=raw."
+            f"Expected calibrated sliders for units=calibrated, but these are not calibrated: {', '.join(missing)}; "
+            "run python -m evaluation.calibrate run=RUN, or choose units=raw."
         )
     calibrations = [slider.calibration for slider in metadata if slider.calibration is not None]
     unit = common_unit(calibrations)
