@@ -41,8 +41,11 @@ return [...document.querySelectorAll("main *")]
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Chrome]:
-    """A browser with an empty profile; without one on this machine the tests are skipped."""
+def chromium(profile: Path, *logs: str) -> Iterator[Chrome]:
+    """A browser with an empty profile that logs its console, and what else is named.
+
+    Without one on this machine the tests are skipped.
+    """
     browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if browser is None or driver is None:
         pytest.skip("no Chromium with chromedriver is installed (Debian: apt install chromium chromium-driver)")
@@ -50,7 +53,7 @@ def chromium(profile: Path) -> Iterator[Chrome]:
     options.binary_location = browser
     for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", dict.fromkeys(("browser", *logs), "ALL"))
     started = Chrome(options=options, service=Service(driver))
     try:
         yield started
@@ -60,12 +63,17 @@ def chromium(profile: Path) -> Iterator[Chrome]:
 
 def opened(browser: Chrome, path: Path, *, width: int = 1180, scheme: str = "light") -> Chrome:
     """The browser with a page of the disk, at a width in CSS pixels and in a colour scheme."""
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    dress(browser, scheme)
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.get(path.as_uri())
     return browser
+
+
+def dress(browser: Chrome, scheme: str) -> None:
+    """Lets the page find that its reader prefers a colour scheme."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
 
 def complaints(browser: Chrome) -> list[str]:

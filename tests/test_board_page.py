@@ -18,22 +18,10 @@ from experiments.benchmarks import board as benchmark
 from slider_lightning.board.serving import served
 from slider_lightning.errors import InputError
 from tests.board_sliders import STEPS, small_desk
+from tests.pages_browser import chromium, dress, low_contrast
 
 gradio_client = pytest.importorskip("gradio_client")
 webdriver = pytest.importorskip("selenium.webdriver")
-CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-# A fresh profile that asks nothing of its maker's servers.
-QUIET = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,900",
-)
 PATIENCE = 20.0
 
 
@@ -138,21 +126,13 @@ def test_the_benchmark_drags_and_counts_what_is_not_computed_again(
 @pytest.fixture(scope="module")
 def browser(board: Any) -> Iterator[Any]:
     """A browser on the board's page, its first image shown."""
-    if not (CHROMIUM.exists() and CHROMEDRIVER.exists()):
-        pytest.skip("needs Chromium with its driver in /usr/bin")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for argument in (*QUIET, f"--user-data-dir={profile}"):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        driver = webdriver.Chrome(options, webdriver.ChromeService(str(CHROMEDRIVER)))
-        try:
-            driver.get(board.local_url)
-            until(lambda: shown(driver, "edited"))
-            yield driver
-        finally:
-            driver.quit()
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        chromium(Path(profile), "performance") as driver,
+    ):
+        driver.get(board.local_url)
+        until(lambda: shown(driver, "edited"))
+        yield driver
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -237,3 +217,11 @@ def test_the_page_asks_nothing_outside_and_logs_no_error(browser: Any, board: An
     prompt.send_keys(" person" * 90, webdriver.Keys.ENTER)
     message = ".toast-body, [data-testid=toast-body]"
     until(lambda: any("at most 77 tokens" in toast.text for toast in browser.find_elements("css selector", message)))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_its_texts_can_be_read(browser: Any, board: Any, scheme: str) -> None:
+    dress(browser, scheme)
+    browser.get(board.local_url)
+    until(lambda: shown(browser, "edited"))
+    assert low_contrast(browser) == []

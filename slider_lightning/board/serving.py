@@ -96,8 +96,8 @@ def _launch(blocks: Blocks, desk: Desk) -> None:
             enable_monitoring=False,
             run_history=False,
             footer_links=[],
-            # Fonts by name are the system's; Gradio's own theme would ask for files.
-            theme=Base(font=FONT, font_mono=FONT_MONO),
+            # Fonts by name are the system's; Gradio's own theme would ask for files. Its notes are too pale on white.
+            theme=Base(font=FONT, font_mono=FONT_MONO).set(body_text_color_subdued="*neutral_600"),
             css=style_sheet(desk.renderer.backbone.resolution),
         )
     except OSError as error:
