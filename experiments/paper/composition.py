@@ -82,9 +82,6 @@ class Composition:
         only = typed(config["only"], tuple[str, ...] | None, "only")
         known_keys(only or (), members, "only.")
         self.members = {name: how for name, how in members.items() if only is None or name in only}
-        paired = typed(config["paired"], tuple[str, ...] | None, "paired")
-        known_keys(paired or (), members, "paired.")
-        self.paired_names = [name for name in self.members if paired is None or name in paired]
         self.variants = typed(config["variants"], dict[str, tuple[tuple[str, ...], ...]], "variants")
         self.prompts = typed(config["prompts"], str, "prompts")
         known_keys(self.variants, KINDS, "variants.")
@@ -108,7 +105,7 @@ class Composition:
     @property
     def paired(self) -> dict[str, Trained]:
         """The sliders that pairs are made of, in the first variant."""
-        return {name: self.sliders[name] for name in self.paired_names}
+        return {name: self.sliders[name] for name in self.members}
 
     @cached_property
     def gallery(self) -> Gallery:
