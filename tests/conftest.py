@@ -29,6 +29,25 @@ def composed(config_name: str, *overrides: str) -> dict[str, Any]:
     return config
 
 
+def quick_training(pipeline_folder: Path, folder: Path) -> list[str]:
+    """Overrides of a training of four steps whose outputs and cache lie in a folder."""
+    return [
+        "experiment=age",
+        f"model.path={pipeline_folder}",
+        f"paths.outputs={folder}/outputs",
+        f"paths.cache={folder}/cache",
+        "trainer.max_steps=4",
+        "trainer.log_every_n_steps=1",
+        "trainer.progress_bar=false",
+        "data.source.num_rollouts=1",
+        "data.source.rollout.num_inference_steps=3",
+        "data.batch_size=2",
+        "sampler.num_inference_steps=3",
+        "strip.seeds=[0]",
+        "strip.scales=[-1,1]",
+    ]
+
+
 @pytest.fixture(scope="session")
 def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A StableDiffusionXLPipeline folder with random fp32 weights: 64 px images, 16x16 latents."""

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from selenium import webdriver
 
 from experiments.benchmarks import board as benchmark
 from slider_lightning.board.serving import served
@@ -21,7 +22,6 @@ from tests.board_sliders import STEPS, small_desk
 from tests.pages_browser import chromium, dress, low_contrast
 
 gradio_client = pytest.importorskip("gradio_client")
-webdriver = pytest.importorskip("selenium.webdriver")
 PATIENCE = 20.0
 
 

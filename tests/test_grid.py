@@ -25,7 +25,7 @@ from slider_lightning.grid import GridPoint, axes_of, grid_folder, grid_points, 
 from slider_lightning.objectives import TextObjective
 from slider_lightning.train import train
 from slider_lightning.training import OptimizerConfig, RunFolder, SliderModule, TextTask
-from tests.conftest import composed
+from tests.conftest import composed, quick_training
 from tests.short_training import CONCEPT, ROLLOUT
 
 REPOSITORY = Path(__file__).parent.parent
@@ -34,21 +34,7 @@ REPOSITORY = Path(__file__).parent.parent
 @pytest.fixture
 def overrides(pipeline_folder: Path, tmp_path: Path) -> list[str]:
     """Those of a quick training on the smallest model."""
-    return [
-        "experiment=age",
-        f"model.path={pipeline_folder}",
-        f"paths.outputs={tmp_path}/outputs",
-        f"paths.cache={tmp_path}/cache",
-        "trainer.max_steps=4",
-        "trainer.log_every_n_steps=1",
-        "trainer.progress_bar=false",
-        "data.source.num_rollouts=1",
-        "data.source.rollout.num_inference_steps=3",
-        "data.batch_size=2",
-        "sampler.num_inference_steps=3",
-        "strip.seeds=[0]",
-        "strip.scales=[-1,1]",
-    ]
+    return quick_training(pipeline_folder, tmp_path)
 
 
 def points_of(axes: dict[str, list[Any]], overrides: Sequence[str]) -> tuple[GridPoint, ...]:

@@ -20,7 +20,7 @@ from slider_lightning.grid import grid_folder, train_grid
 from slider_lightning.train import train
 from slider_lightning.training import RunCard, RunFolder, WandbConfig
 from slider_lightning.training.wandb_run import WANDB_FILE, open_again
-from tests.conftest import composed
+from tests.conftest import composed, quick_training
 from tests.test_grid import points_of
 from tests.wandb_file import LoggedRun, logged_runs
 
@@ -32,19 +32,7 @@ def quick(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     """Overrides of a quick training on the smallest model, logged to W&B offline."""
     folder = tmp_path_factory.mktemp("wandb")
     return [
-        "experiment=age",
-        f"model.path={pipeline_folder}",
-        f"paths.outputs={folder}/outputs",
-        f"paths.cache={folder}/cache",
-        "trainer.max_steps=4",
-        "trainer.log_every_n_steps=1",
-        "trainer.progress_bar=false",
-        "data.source.num_rollouts=1",
-        "data.source.rollout.num_inference_steps=3",
-        "data.batch_size=2",
-        "sampler.num_inference_steps=3",
-        "strip.seeds=[0]",
-        "strip.scales=[-1,1]",
+        *quick_training(pipeline_folder, folder),
         "evaluation.prompts.seeds_per_prompt=2",
         "evaluation.scales=[-1,0,1]",
         "logger=wandb",
