@@ -23,7 +23,7 @@ def test_every_row_has_a_seed_of_its_own() -> None:
 def test_every_prompt_set_builds_and_is_named_after_its_file(name: str) -> None:
     spec = build(composed(f"prompts/{name}")["prompts"])
     smaller = build(composed(f"prompts/{name}", "prompts.seeds_per_prompt=5")["prompts"])
-    size = {"tiny_faces": (3, 102), "transfer": (6, 144), "composition": (1, 32)}.get(name, (25, 500))
+    size = {"tiny_faces": (3, 102), "transfer": (6, 144), "composition": (1, 64)}.get(name, (25, 500))
     assert spec.prompts.name == name
     assert (len(spec.prompts.prompts), len(spec.rows)) == size
     assert len({row.seed for row in spec.rows}) == len(spec.rows)
