@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import anyio
 import torch
 
 from slider_lightning.adapters import AdapterConfig, Calibration, Slider, SliderMetadata, save_slider
@@ -11,6 +12,11 @@ from slider_lightning.board.desk import Desk
 from tests.conftest import composed
 
 STEPS = 4
+
+# pytest compiles a module of anyio when a name of it is first asked for. In a thread of a server that failed once (a SystemError
+# of ast.parse), so all are asked for here.
+for _name in dir(anyio):
+    getattr(anyio, _name)
 
 
 def write_slider(path: Path, backbone: Backbone, seed: int, name: str) -> Path:
