@@ -13,8 +13,8 @@ from tests.conftest import composed
 
 STEPS = 4
 
-# pytest compiles a module of anyio when a name of it is first asked for. In a thread of a server that failed once (a SystemError
-# of ast.parse), so all are asked for here.
+# pytest compiles a module of anyio when a name of it is first asked for. In a thread of a server that failed once
+# (a SystemError of ast.parse), so all are asked for here.
 for _name in dir(anyio):
     getattr(anyio, _name)
 
