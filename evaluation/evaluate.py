@@ -15,6 +15,7 @@ from evaluation.pages.run_page import write_run_page
 from evaluation.pages.run_view import MEASUREMENTS_FILE, PAGE_FILE
 from evaluation.setup import build_setup
 from evaluation.statistics import Measure, to_record
+from evaluation.stored import check_stored
 from evaluation.tables import slider_tables
 from evaluation.wandb_report import log_evaluation
 from slider_lightning.config import canonical_text
@@ -70,7 +71,7 @@ def run_config(run: RunFolder, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of a run's config that an evaluation needs, with changes laid over them.
 
     Raises:
-        InputError: if a section is missing.
+        InputError: if a section is missing, or names code, a hub id or a folder that nobody chose.
     """
     try:
         stored = yaml.safe_load(run.config.read_text())
@@ -82,10 +83,12 @@ def run_config(run: RunFolder, changes: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"Expected {run.config} to say how the run is measured, but it has no {', '.join(missing)}; train it again."
         )
-    return {
+    config = {
         "concept": stored["concept"],
         **{section: laid_over(stored[section], changes.get(section) or {}) for section in SECTIONS},
     }
+    check_stored(run, config, changes)
+    return config
 
 
 def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 
 from evaluation.evaluate import MEASURED_WITH, evaluate, laid_over, measured_with, run_config
 from evaluation.statistics import Measure, from_record
+from evaluation.stored import check_measure
 from slider_lightning.errors import InputError
 from slider_lightning.grid import GRID_FILE
 from slider_lightning.multirun import CONFIG_FILE, FAILED, FINISHED, POINTS_FILE, SweepPoint, read_points, varying
@@ -82,7 +83,9 @@ def read_sweep(folder: Path) -> SweepRuns:
     config = folder / CONFIG_FILE
     shared = yaml.safe_load(config.read_text()) if config.is_file() else {}
     axes = tuple(key for key in varying([point.overrides for point in points]) if not key.startswith("hydra."))
-    return SweepRuns(points, axes, (shared or {}).get("measure") or {})
+    measure = (shared or {}).get("measure") or {}
+    check_measure(config, measure)
+    return SweepRuns(points, axes, measure)
 
 
 def expanded(point: SweepPoint) -> tuple[SweepPoint, ...]:
