@@ -139,7 +139,7 @@ class TextAssembly(Assembly):
             "objective": f"text_{self.objective.mode}",
             "concept": asdict(self.concept),
             "eta": self.objective.eta,
-            "project": asdict(self.objective.project) if self.objective.project else None,
+            "project": self.objective.project.plain() if self.objective.project else None,
             "useful_scales": (-high, high),
         }
 

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from slider_lightning.adapters import SliderBank, SliderBase
+from slider_lightning.adapters import SliderBank, SliderBase, new_slider
 from slider_lightning.assembly import PAIRS_DIGEST, Assembly, assemble, data_identity
 from slider_lightning.assets import locked
 from slider_lightning.backbone import Backbone
@@ -109,7 +109,7 @@ def train_sliders(
     for point in points:
         point.assembly.gather()
         point.config = {**point.config, **point.assembly.identity()}
-    seeded = [point.assembly.adapter.new_slider(backbone.unet, seed=point.config["seed"]) for point in points]
+    seeded = [new_slider(point.assembly.adapter, backbone.unet, seed=point.config["seed"]) for point in points]
     bank = SliderBank(backbone.unet, seeded)
     cost, checks = TrainingCost(), TrainingChecks(trainer_config.log_every_n_steps)
     files = {n: (point.run.slider, point.assembly.metadata()) for n, point in enumerate(points) if not point.settled}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from slider_lightning.adapters import AdapterConfig, DenseConfig, SliderBank, SliderMetadata
+from slider_lightning.adapters import AdapterConfig, DenseConfig, SliderBank, SliderMetadata, new_slider
 from slider_lightning.backbone import Backbone, load_backbone
 from slider_lightning.concepts import Concept
 from slider_lightning.data import (
@@ -155,7 +155,7 @@ def train(
     embeds = ConceptEmbeds.encode(backbone, CONCEPT, objective.contrasts)
     unconditional = backbone.encode_negative_prompt(None)
     backbone.free_text_encoders()
-    bank = SliderBank(backbone.unet, [adapter.new_slider(backbone.unet, seed=0)])
+    bank = SliderBank(backbone.unet, [new_slider(adapter, backbone.unet, seed=0)])
     prompts = {"text": embeds, "pairs": PairEmbeds(unconditional)}
     task, mine = parts(data, backbone, bank, prompts, objective, run.path.parent, batch_size, cache_dtype)
     module, states = SliderModule(backbone, bank, [task]), JointDataModule([mine])

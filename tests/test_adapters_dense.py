@@ -22,6 +22,7 @@ from slider_lightning.adapters import (
     SliderMetadata,
     adapted_layers,
     load_slider,
+    new_slider,
     save_slider,
 )
 from slider_lightning.errors import InputError
@@ -41,7 +42,7 @@ def unet() -> UNet2DConditionModel:
 
 def trained(unet: nn.Module, config: AdapterConfig | DenseConfig, seed: int) -> SliderBase:
     """A slider that changes something."""
-    slider = config.new_slider(unet, seed=seed)
+    slider = new_slider(config, unet, seed=seed)
     generator = torch.Generator().manual_seed(100 + seed)
     for name, parameter in slider.named_parameters():
         if "lora_down" not in name:

@@ -80,7 +80,7 @@ def test_network_without_such_layers_is_refused() -> None:
 
 @pytest.mark.parametrize("bad", [{"rank": 0}, {"rank": -1}, {"rank": 2.5}, {"alpha": 0.0}, {"alpha": float("nan")}])
 def test_rank_and_alpha_out_of_range_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=f"adapter {next(iter(bad))}"):
+    with pytest.raises(InputError, match=rf"AdapterConfig\.{next(iter(bad))}"):
         AdapterConfig(**bad)  # type: ignore[arg-type]
 
 

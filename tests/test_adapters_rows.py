@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.tiny_faces.pipeline import PipelineSize, build_unet
-from slider_lightning.adapters import AdapterConfig, DenseConfig, Slider, SliderBank, SliderBase
+from slider_lightning.adapters import AdapterConfig, DenseConfig, Slider, SliderBank, SliderBase, new_slider
 from slider_lightning.backbone import load_backbone
 
 SIZE = PipelineSize(unet_channels=(32, 64), unet_layers=1, text_width=32, text_width_2=32)
@@ -39,7 +39,7 @@ def unet() -> UNet2DConditionModel:
 
 def trained(unet: nn.Module, config: AdapterConfig | DenseConfig, seed: int) -> SliderBase:
     """A slider that changes something."""
-    slider = config.new_slider(unet, seed=seed)
+    slider = new_slider(config, unet, seed=seed)
     generator = torch.Generator().manual_seed(100 + seed)
     for name, parameter in slider.named_parameters():
         if "lora_down" not in name:

@@ -87,14 +87,14 @@ def test_build_of_the_world_composes() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("+adapter.rnak=4", "Unknown config key adapter.rnak; did you mean adapter.rank."),
-        ("adapter.rank=four", "Expected config value adapter.rank to be of type int, but got 'four'."),
+        ("+adapter.rnak=4", "Unknown setting adapter.rnak; did you mean adapter.rank?"),
+        ("adapter.rank=four", "Expected adapter.rank to be a whole number, but got 'four'; change it."),
         ("data.source.rollout.num_inference_steps=2.5", "data.source.rollout.num_inference_steps"),
         ("objective.mode=[1]", "objective.mode"),
     ],
 )
 def test_a_typo_or_a_wrong_type_is_one_sentence(override: str, sentence: str) -> None:
-    with pytest.raises(InputError, match="config") as caught:
+    with pytest.raises(InputError) as caught:
         composed("train", "experiment=age", "run=outputs/test", override)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_run_id_follows_what_decides_the_result() -> None:
     [
         (["slider_lightning.train", "experiment=age", "adapter.rnak=4"], "adapter.rnak"),
         (["slider_lightning.train", "experiment=agee"], "agee"),
-        (["slider_lightning.train", "experiment=age", "adapter.rank=0"], "adapter rank"),
+        (["slider_lightning.train", "experiment=age", "adapter.rank=0"], "adapter.rank"),
         (["slider_lightning.train", "experiment=age", "resume=maybe"], "resume"),
         (["slider_lightning.train", "experiment=age", "trainer.accelerator=nonsense"], "nonsense"),
         (["slider_lightning.train", "experiment=age", "+data.foo=3"], "data.foo"),

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from slider_lightning.errors import InputError
-from slider_lightning.objectives import Projection, TextObjective, slider_direction, slider_loss, slider_target
+from slider_lightning.objectives import (
+    Projection,
+    TextObjective,
+    both_poles,
+    project_out,
+    slider_direction,
+    slider_target,
+    text_direction,
+)
 
 
 @pytest.fixture
@@ -51,8 +59,8 @@ def test_swapping_the_poles_is_erasing(eps) -> None:
 def test_both_poles_hold_every_state_at_plus_and_minus_its_scale(eps) -> None:
     latents, timestep, scale = torch.randn(5, 4, 3, 2), torch.tensor([1, 41, 81, 121, 161]), torch.rand(5)
     objective = TextObjective(eta=2.0, reduction="mean")
-    direction = objective.direction(*eps, *[torch.empty(5, 0, 4, 3, 2)] * 2)
-    rows = objective.both_poles(latents, timestep, eps[0], direction, scale)
+    direction = text_direction(objective, *eps, *[torch.empty(5, 0, 4, 3, 2)] * 2)
+    rows = both_poles(objective, latents, timestep, eps[0], direction, scale)
     torch.testing.assert_close(rows.latents, torch.cat([latents, latents]), rtol=0, atol=0)
     assert rows.timestep.tolist() == timestep.tolist() * 2
     torch.testing.assert_close(rows.scale[:5], scale)
@@ -67,21 +75,12 @@ def test_the_projection_is_taken_of_the_reduced_direction(eps, reduction) -> Non
     contrasts = torch.randn(2, 5, 2, 4, 3, 2)
     project = Projection((("a man", "a woman"), ("glasses", "no glasses")), "least_squares", 0.5)
     objective = TextObjective(reduction=reduction, project=project)
-    direction = objective.direction(*eps, *contrasts)
+    direction = text_direction(objective, *eps, *contrasts)
     torch.testing.assert_close(
-        direction, project(slider_direction(*eps, reduction), contrasts[0] - contrasts[1]), rtol=0, atol=0
+        direction, project_out(project, slider_direction(*eps, reduction), contrasts[0] - contrasts[1]), rtol=0, atol=0
     )
     assert objective.contrasts == project.contrasts
     assert TextObjective().contrasts == ()
-
-
-def test_the_loss_is_the_mean_square_and_is_taken_in_fp32() -> None:
-    prediction, target = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8)
-    torch.testing.assert_close(slider_loss(prediction, target), ((prediction - target) ** 2).mean())
-    # 1000 + 1 is not a bf16 number: a difference taken there would be 0 or 4, never 1.
-    loss = slider_loss(torch.full((8,), 1000.0, dtype=torch.bfloat16), torch.full((8,), 1001.0))
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(1.0)
 
 
 def test_half_precision_scores_are_not_subtracted_in_half_precision() -> None:
@@ -96,7 +95,7 @@ def test_half_precision_scores_are_not_subtracted_in_half_precision() -> None:
     [
         ({"eta": -4.0}, "mode=erase"),
         ({"eta": 0.0}, "above 0"),
-        ({"eta": float("nan")}, "above 0"),
+        ({"eta": float("nan")}, "a finite number"),
         ({"eta": -4.0, "mode": "erase"}, "above 0"),
         ({"reduction": "median"}, "sum, mean"),
         ({"mode": "negate"}, "enhance, erase"),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from slider_lightning.errors import InputError
-from slider_lightning.objectives import Projection, least_squares_projection, symmetric_projection
+from slider_lightning.objectives import Projection, least_squares_projection, project_out, symmetric_projection
 
 PAIRS = (("a man", "a woman"), ("a person, with glasses", "a person, without glasses"))
 METHODS = (least_squares_projection, symmetric_projection)
@@ -120,20 +120,20 @@ def test_degenerate_contrasts_leave_finite_numbers(project) -> None:
 def test_mixed_precision_and_half_precision_scores_are_projected_in_fp32(method) -> None:
     direction, contrasts = draw(3, 4, 6, 4).bfloat16(), draw(3, 2, 4, 6, 4, seed=1).bfloat16()
     projection = Projection(PAIRS, method)
-    expected = projection(direction.float(), contrasts.float())
+    expected = project_out(projection, direction.float(), contrasts.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        projected = projection(direction, contrasts)
+        projected = project_out(projection, direction, contrasts)
     assert projected.dtype == torch.float32
     assert torch.equal(projected, expected)
 
 
 def test_the_settings_choose_method_and_strength() -> None:
     direction, contrasts = draw(3, 4, 6, 4), draw(3, 2, 4, 6, 4, seed=1)
-    half = Projection(PAIRS, "least_squares", 0.5)(direction, contrasts)
+    half = project_out(Projection(PAIRS, "least_squares", 0.5), direction, contrasts)
     assert torch.equal(half, least_squares_projection(direction, contrasts, 0.5))
-    assert torch.equal(Projection(PAIRS)(direction, contrasts), symmetric_projection(direction, contrasts))
+    assert torch.equal(project_out(Projection(PAIRS), direction, contrasts), symmetric_projection(direction, contrasts))
     with pytest.raises(ValueError, match="2 contrasts, but got 1"):
-        Projection(PAIRS)(direction, contrasts[:, :1])
+        project_out(Projection(PAIRS), direction, contrasts[:, :1])
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_settings_choose_method_and_strength() -> None:
         ({"method": "gram_schmidt"}, "symmetric, least_squares"),
         ({"strength": 0.5}, "method=least_squares"),
         ({"method": "least_squares", "strength": -0.5}, "0 or more"),
-        ({"method": "least_squares", "strength": float("nan")}, "0 or more"),
+        ({"method": "least_squares", "strength": float("nan")}, "a finite number"),
     ],
 )
 def test_settings_out_of_range_are_one_sentence(settings, word) -> None:

@@ -21,6 +21,7 @@ from slider_lightning.adapters import (
     SliderBank,
     SliderMetadata,
     load_slider,
+    new_slider,
     save_slider,
 )
 from slider_lightning.backbone import Backbone, SamplerConfig, initial_noise, load_backbone
@@ -58,7 +59,7 @@ def write_run(path: Path, backbone: Backbone, adapter: AdapterConfig | DenseConf
     config["sampler"] |= {"num_inference_steps": 4, "guidance_scale": 3.0, "start_timestep": 600}
     config["model"]["path"] = backbone.name
     run.write_config(yaml.safe_dump(config))
-    slider = adapter.new_slider(backbone.unet, seed=1)
+    slider = new_slider(adapter, backbone.unet, seed=1)
     with torch.no_grad():
         for parameter in slider.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.4)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.benchmarks.sdxl_size_step import SliderStep
 from experiments.tiny_faces.pipeline import build_vae
-from slider_lightning.adapters import AdapterConfig, SliderBank
+from slider_lightning.adapters import AdapterConfig, SliderBank, new_slider
 from slider_lightning.backbone import Backbone, SpeedConfig, load_backbone
 from slider_lightning.concepts import Concept
 from slider_lightning.config import CONF, ROOT, register_resolvers, run_id
@@ -33,7 +33,7 @@ PROMPTS = ["an old person", "a young person"]
 
 def random_bank(unet: nn.Module, layers: str = "full", std: float = 0.1) -> SliderBank:
     """A bank of one slider that changes something."""
-    bank = SliderBank(unet, [AdapterConfig(rank=2, layers=layers).new_slider(unet, seed=0)])
+    bank = SliderBank(unet, [new_slider(AdapterConfig(rank=2, layers=layers), unet, seed=0)])
     generator = torch.Generator().manual_seed(1)
     for parameter in bank.parameters():
         nn.init.normal_(parameter, std=std, generator=generator)

@@ -46,7 +46,7 @@ def trained(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return train(pipeline_folder, run, batch_size=4), run
 
 
-OBJECTIVE = TextObjective(eta=3.0)
+OBJECTIVE = TextObjective(eta=3.0, reduction="sum")
 
 
 def module_and_loader(backbone: Backbone, objective: TextObjective = OBJECTIVE) -> tuple[SliderModule, JointLoader]:
@@ -90,14 +90,14 @@ def test_the_step_is_equation_4_at_both_poles(backbone) -> None:
 def test_the_step_with_a_projection_leaves_the_contrast_out_of_the_target(backbone) -> None:
     project = Projection((("an old person", "a young person"),), "least_squares")
     # So strong that the direction decides the loss.
-    module, loader = module_and_loader(backbone, TextObjective(eta=300.0, project=project))
+    module, loader = module_and_loader(backbone, TextObjective(eta=300.0, reduction="sum", project=project))
     batch = (loader.batch(0)[0].to(torch.device("cpu")),)
     assert batch[0].eps_contrast_positive.shape == (3, 1, 4, 16, 16)
     loss = module.losses(batch).item()
     assert loss == pytest.approx(loss_by_hand(module, batch), rel=1e-3)
     task = module.tasks[0]
     assert isinstance(task, TextTask)
-    task.objective = TextObjective(eta=300.0)
+    task.objective = TextObjective(eta=300.0, reduction="sum")
     assert module.losses(batch).item() != pytest.approx(loss, rel=5e-2)
 
 

@@ -74,7 +74,7 @@ class Composition:
         self.embeds = backbone.encode_prompts([config.prompt] * config.images)
         self.negative_embeds = backbone.encode_negative_prompt()
         self.noise = initial_noise(backbone.latent_shape, range(config.images))
-        adapter = AdapterConfig(config.rank, alpha=1.0)
+        adapter = AdapterConfig(rank=config.rank, alpha=1.0)
         self.sliders = [random_slider(backbone, adapter, seed) for seed in range(max(config.counts))]
         # Bare pipelines have no PEFT layers; the one with adapters has its own copy of the UNet.
         self._bare = _pipeline(backbone, deepcopy(backbone.unet))

@@ -16,7 +16,7 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
-from slider_lightning.adapters import AdapterConfig, SliderBank, SliderMetadata, save_slider
+from slider_lightning.adapters import AdapterConfig, SliderBank, SliderMetadata, new_slider, save_slider
 from slider_lightning.assets import atomic_path
 from slider_lightning.backbone import Backbone, PromptEmbeds, classifier_free_guidance, ddim_scheduler, initial_noise
 from slider_lightning.concepts import Concept
@@ -54,7 +54,7 @@ class ReleasedConfig:
         InputError: if a value is out of range.
     """
 
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    adapter: AdapterConfig = field(default_factory=lambda: AdapterConfig(alpha=1.0))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-4, weight_decay=1e-2, warmup_steps=0, decay="constant")
     )
@@ -159,7 +159,7 @@ class ReleasedTraining:
         self.concept = concept
         self.config = config
         self.prompts = PairPrompts.encode(backbone, concept)
-        self.slider = config.adapter.new_slider(backbone.unet, seed=config.seed)
+        self.slider = new_slider(config.adapter, backbone.unet, seed=config.seed)
         self.bank = SliderBank(backbone.unet, [self.slider]).to(backbone.dtype)
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(self.bank.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from slider_lightning.adapters import AdapterConfig, SliderBank
+from slider_lightning.adapters import AdapterConfig, SliderBank, new_slider
 from slider_lightning.backbone import Backbone
 from slider_lightning.concepts import Concept
 from slider_lightning.data import ConceptEmbeds, TeacherBatch, TeacherStates
@@ -26,7 +26,7 @@ class SliderStep:
     def __init__(self, backbone: Backbone, concept: Concept, adapter: AdapterConfig) -> None:
         self.backbone = backbone
         self.embeds = ConceptEmbeds.encode(backbone, concept)
-        self.bank = SliderBank(backbone.unet, [adapter.new_slider(backbone.unet, seed=0)])
+        self.bank = SliderBank(backbone.unet, [new_slider(adapter, backbone.unet, seed=0)])
         config = OptimizerConfig()
         task = TextTask(backbone, self.embeds.target, TextObjective(), config)
         task.move()

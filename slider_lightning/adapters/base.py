@@ -2,26 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from slider_lightning.adapters.layers import layer_key
+from slider_lightning.config.adapter import SliderConfig
 from slider_lightning.errors import InputError
-
-
-class SliderConfig(Protocol):
-    """What a researcher chooses of a slider's form; `kind` names it in files."""
-
-    kind: ClassVar[str]
-
-    @property
-    def layers(self) -> str:
-        """The layer set, one of `LAYER_SETS`."""
-
-    def new_slider(self, unet: nn.Module, *, seed: int) -> "SliderBase":
-        """A slider of this form that changes nothing yet; InputError if the UNet has no such layers."""
 
 
 class Stack(Protocol):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,33 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slider_lightning.adapters.base import SliderBase, per_sample, scaled
-from slider_lightning.adapters.layers import adapted_layers, check_layer_set
-
-
-@dataclass(frozen=True)
-class DenseConfig:
-    """Place of a dense adapter: W = W0 + slider_scale * D with D as large as W0.
-
-    Args:
-        layers: one of `LAYER_SETS`.
-
-    Raises:
-        InputError: if the layer set is unknown.
-    """
-
-    kind: ClassVar[str] = "dense"
-    layers: str = "noxattn"
-
-    def __post_init__(self) -> None:
-        check_layer_set(self.layers)
-
-    def new_slider(self, unet: nn.Module, *, seed: int) -> "DenseSlider":
-        """A slider of this form that changes nothing yet; nothing of it is drawn, so the seed does not matter.
-
-        Raises:
-            InputError: if the UNet has no such layers.
-        """
-        return DenseSlider(unet, self)
+from slider_lightning.adapters.layers import adapted_layers
+from slider_lightning.config.adapter import DenseConfig
 
 
 class WeightDifference(nn.Module):

@@ -57,7 +57,7 @@ def save_slider(
     """
     target = Path(path)
     if metadata.adapter_config != slider.config:
-        raise ValueError(f"Expected metadata of {slider.config}, but got {metadata.adapter_config}.")
+        raise ValueError(f"Expected metadata of {slider.config!r}, but got {metadata.adapter_config!r}.")
     if dtype not in DTYPES:
         raise InputError(f"Expected a dtype among {', '.join(DTYPES)}, but got {dtype!r}; choose one.")
     blocks = BlockStructure.of_layers(slider.layer_paths) if layout == "kohya" else None

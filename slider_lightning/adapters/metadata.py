@@ -1,15 +1,14 @@
 """What a slider file says about itself."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from slider_lightning.adapters.calibration import Calibration
-from slider_lightning.adapters.dense import DenseConfig
-from slider_lightning.adapters.slider import AdapterConfig
+from slider_lightning.config.adapter import AdapterConfig, DenseConfig
 
 CONFIGS: dict[str, type[AdapterConfig] | type[DenseConfig]] = {
-    config.kind: config for config in (AdapterConfig, DenseConfig)
+    config.model_fields["kind"].default: config for config in (AdapterConfig, DenseConfig)
 }
 
 
@@ -38,7 +37,7 @@ class SliderMetadata:
     """
 
     layers: str
-    adapter: str = AdapterConfig.kind
+    adapter: str = "lora"
     rank: int | None = None
     alpha: float | None = None
     objective: str | None = None
@@ -66,10 +65,10 @@ class SliderMetadata:
     @classmethod
     def of(cls, config: AdapterConfig | DenseConfig, **known: Any) -> "SliderMetadata":
         """The metadata of a slider of this form; `known` are the other fields."""
-        return cls(adapter=config.kind, **asdict(config), **known)
+        return cls(adapter=config.kind, **config.plain(without=("kind",)), **known)
 
     @property
     def adapter_config(self) -> AdapterConfig | DenseConfig:
         """The part that says how the adapter is built; InputError if it is out of range."""
         config = CONFIGS[self.adapter]
-        return config(**{field.name: getattr(self, field.name) for field in fields(config)})
+        return config(**{name: getattr(self, name) for name in config.model_fields if name != "kind"})

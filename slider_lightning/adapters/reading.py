@@ -120,7 +120,7 @@ def _check_parts(parts: Parts) -> None:
 
 
 def _dense(source: Path, parts: Parts, metadata: SliderMetadata | None) -> tuple[SliderBase, SliderMetadata]:
-    metadata = metadata or SliderMetadata.of(DenseConfig(smallest_layer_set(parts)))
+    metadata = metadata or SliderMetadata.of(DenseConfig(layers=smallest_layer_set(parts)))
     config = metadata.adapter_config
     if not isinstance(config, DenseConfig):
         raise damaged(source, f"it holds dense weights and says that it is {metadata.adapter}")
@@ -135,7 +135,7 @@ def _low_rank(
 ) -> tuple[SliderBase, SliderMetadata]:
     uniform = UniformLayers.of({path: _layer(source, path, part, strength) for path, part in parts.items()})
     if metadata is None:
-        config = AdapterConfig(uniform.rank, uniform.alpha, smallest_layer_set(parts))
+        config = AdapterConfig(rank=uniform.rank, alpha=uniform.alpha, layers=smallest_layer_set(parts))
         return Slider.from_weights(uniform.weights, config), SliderMetadata.of(config)
     own = metadata.adapter_config
     # A stored alpha is rounded to fp32.

@@ -7,10 +7,8 @@
 A keeps the kernel, stride and padding of a convolution, B is 1x1. B starts at zero: a new slider is a no-op.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,38 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slider_lightning.adapters.base import SliderBase, per_sample, scaled
-from slider_lightning.adapters.layers import adapted_layers, check_layer_set
-from slider_lightning.errors import InputError
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """Size, strength and place of a low-rank adapter; the defaults are the paper's.
-
-    Args:
-        rank: rows of lora_down, at least 1.
-        alpha: LoRA alpha, above 0; the delta is scaled by alpha / rank.
-        layers: one of `LAYER_SETS`.
-
-    Raises:
-        InputError: if a value is out of range.
-    """
-
-    kind: ClassVar[str] = "lora"
-    rank: int = 4
-    alpha: float = 1.0
-    layers: str = "noxattn"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise InputError(f"Expected adapter rank to be a whole number above 0, but got {self.rank!r}; try 4.")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise InputError(f"Expected adapter alpha to be above 0, but got {self.alpha!r}; try 1.0.")
-        check_layer_set(self.layers)
-
-    def new_slider(self, unet: nn.Module, *, seed: int) -> "Slider":
-        """A slider of this form that changes nothing yet; InputError if the UNet has no such layers."""
-        return Slider(unet, self, seed=seed)
+from slider_lightning.adapters.layers import adapted_layers
+from slider_lightning.config.adapter import AdapterConfig
 
 
 class LowRankPair(nn.Module):

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
-
-from slider_lightning.errors import InputError
-from slider_lightning.objectives.text import TextObjective
 
 
 def odd_targets(
@@ -80,63 +76,3 @@ def weighted_loss(
     """Mean squared error in fp32, pixels weighted where weights are given."""
     error = (noise_pred.float() - target.float()).square()
     return (error if weights is None else error * weights).mean()
-
-
-@dataclass(frozen=True)
-class DifferenceMask:
-    """Weights of the loss by where the twins differ, see `difference_weights`.
-
-    Raises:
-        InputError: if floor is not in (0, 1] or blur is negative.
-    """
-
-    floor: float = 0.1
-    blur: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.floor <= 1 or self.blur < 0:
-            raise InputError(
-                f"Expected objective.mask with a floor in (0, 1] and a blur of 0 or more, but got {self.floor} and "
-                f"{self.blur}; change them."
-            )
-
-
-@dataclass(frozen=True)
-class TextGuidance:
-    """Eq. 4 at the twins' own states, beside eq. 6.
-
-    Args:
-        weight: of its loss beside that of the pairs, above 0.
-        objective: eta, reduction, mode.
-
-    Raises:
-        InputError: if the weight is not above 0, or the objective projects contrasts, which is not offered here.
-    """
-
-    weight: float = 1.0
-    objective: TextObjective = TextObjective(eta=1.0, reduction="mean")
-
-    def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise InputError(
-                f"Expected objective.text.weight to be above 0, but got {self.weight}; set objective.text=null instead."
-            )
-        if self.objective.project is not None:
-            raise InputError("Expected objective.text without a projection, but it names contrasts; set project=null.")
-
-
-@dataclass(frozen=True)
-class ImagePairObjective:
-    """Settings of eq. 6. As it stands, nothing but the two trained predictions of every pair is computed.
-
-    Args:
-        prompt: what the model is told while it is trained; None stands for its unconditional embedding.
-        anchor: train towards `odd_targets` instead of the noise; costs a frozen prediction per row.
-        mask: weigh the loss by where the twins differ; None weighs all pixels alike.
-        text: eq. 4 beside it; costs a trained row and 1 + 2P frozen ones per row; None leaves it out.
-    """
-
-    prompt: str | None = None
-    anchor: bool = False
-    mask: DifferenceMask | None = None
-    text: TextGuidance | None = None

@@ -1,17 +1,12 @@
 """Disentanglement beyond eq. 4: a direction without its components along the contrasts of protected concepts."""
 
-import math
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from slider_lightning.errors import InputError
+from slider_lightning.config.objective import Projection
 
-Method = Literal["symmetric", "least_squares"]
 # Of the Gram matrix of unit vectors in fp32: what lies below is rounding, its vectors depend on each other.
 _SMALLEST_EIGENVALUE = 1e-5
 
@@ -60,63 +55,23 @@ def _inverse_power(gram: Float[Tensor, "batch n n"], power: float) -> Float[Tens
     return (vectors * powers.unsqueeze(-2)) @ vectors.mT
 
 
-@dataclass(frozen=True)
-class Projection:
-    """Which concepts are taken out of the direction eps(c+) - eps(c-), and how.
+def project_out(
+    projection: Projection, direction: Float[Tensor, "batch ..."], contrasts: Float[Tensor, "batch contrasts ..."]
+) -> Float[Tensor, "batch ..."]:
+    """The direction without the contrasts, in fp32.
 
     Args:
-        contrasts: pairs of prompts (q+, q-) that differ in a protected concept alone, e.g. ("a person, male",
-            "a person, female"). Each contrast is eps(q+) - eps(q-) at the state itself.
-        method: "symmetric" (`symmetric_projection`) or "least_squares" (`least_squares_projection`).
-        strength: of least squares, 0 or more; the symmetric method has none, so there it is 1.
+        projection: which contrasts, and how they are taken out.
+        direction: eps(c+) - eps(c-) of every state.
+        contrasts: eps(q+) - eps(q-) of every state, in the order of the settings.
 
     Raises:
-        InputError: if there is no contrast, one is blank or has two equal prompts, the method is unknown, or the
-            strength is out of range.
+        ValueError: if another number of contrasts comes.
     """
-
-    contrasts: tuple[tuple[str, str], ...]
-    method: Method = "symmetric"
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.contrasts:
-            raise InputError(
-                "Expected at least one pair in objective.project.contrasts, but got none; set project=null."
-            )
-        for positive, negative in self.contrasts:
-            if not positive.strip() or not negative.strip() or positive == negative:
-                raise InputError(
-                    f"Expected two different prompts in every pair of objective.project.contrasts, but got "
-                    f"{positive!r} and {negative!r}; change one."
-                )
-        if self.method not in (known := get_args(Method)):
-            names = ", ".join(known)
-            raise InputError(f"Expected objective.project.method to be one of {names}, but got {self.method!r}.")
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise InputError(f"Expected objective.project.strength to be 0 or more, but got {self.strength}; raise it.")
-        if self.method == "symmetric" and self.strength != 1:
-            raise InputError(
-                f"Expected objective.project.strength to be 1 with the symmetric method, but got {self.strength}; "
-                "leave it out, or set objective.project.method=least_squares."
-            )
-
-    def __call__(
-        self, direction: Float[Tensor, "batch ..."], contrasts: Float[Tensor, "batch contrasts ..."]
-    ) -> Float[Tensor, "batch ..."]:
-        """The direction without the contrasts, in fp32.
-
-        Args:
-            direction: eps(c+) - eps(c-) of every state.
-            contrasts: eps(q+) - eps(q-) of every state, in the order of the settings.
-
-        Raises:
-            ValueError: if another number of contrasts comes.
-        """
-        if contrasts.shape[1] != len(self.contrasts):
-            raise ValueError(f"Expected {len(self.contrasts)} contrasts, but got {contrasts.shape[1]}.")
-        # Mixed precision would take the products of the Gram matrix in half precision.
-        with torch.autocast(direction.device.type, enabled=False):
-            if self.method == "symmetric":
-                return symmetric_projection(direction, contrasts)
-            return least_squares_projection(direction, contrasts, self.strength)
+    if contrasts.shape[1] != len(projection.contrasts):
+        raise ValueError(f"Expected {len(projection.contrasts)} contrasts, but got {contrasts.shape[1]}.")
+    # Mixed precision would take the products of the Gram matrix in half precision.
+    with torch.autocast(direction.device.type, enabled=False):
+        if projection.method == "symmetric":
+            return symmetric_projection(direction, contrasts)
+        return least_squares_projection(direction, contrasts, projection.strength)

@@ -1,19 +1,14 @@
 """The text objective: eq. 3 and 4 of Concept Sliders, trained at both poles of the slider."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slider_lightning.errors import InputError
+from slider_lightning.config.objective import Mode, Reduction, TextObjective
 from slider_lightning.objectives.posterior import posterior_weights
-from slider_lightning.objectives.projection import Projection
-
-Reduction = Literal["sum", "mean", "posterior"]
-Mode = Literal["enhance", "erase"]
+from slider_lightning.objectives.projection import project_out
 
 
 def slider_direction(
@@ -72,11 +67,6 @@ def slider_target(
     return eps_target.float() + strength.view(-1, *[1] * (eps_target.ndim - 1)) * direction
 
 
-def slider_loss(noise_pred: Float[Tensor, "batch ..."], target: Float[Tensor, "batch ..."]) -> Float[Tensor, ""]:
-    """Mean squared error in fp32, whatever the dtype of the backbone."""
-    return F.mse_loss(noise_pred.float(), target.float())
-
-
 @dataclass(frozen=True)
 class PoleRows:
     """One state in two rows: the first half of the batch at +s, the second half at -s."""
@@ -87,80 +77,48 @@ class PoleRows:
     target: Float[Tensor, "rows 4 h w"]
 
 
-@dataclass(frozen=True)
-class TextObjective:
-    """Settings of eq. 4, and of the projection that goes beyond it.
+def text_direction(
+    objective: TextObjective,
+    eps_target: Float[Tensor, "batch 4 h w"],
+    eps_positive: Float[Tensor, "batch preserved 4 h w"],
+    eps_negative: Float[Tensor, "batch preserved 4 h w"],
+    eps_contrast_positive: Float[Tensor, "batch contrasts 4 h w"],
+    eps_contrast_negative: Float[Tensor, "batch contrasts 4 h w"],
+) -> Float[Tensor, "batch 4 h w"]:
+    """Where the slider should lead at every state, before eta: eq. 4's direction, projected if so set.
 
     Args:
-        eta: strength of the edit, above 0.
-        reduction: "sum" (published), "mean" or "posterior" over the preserved concepts, see `slider_direction`.
-        mode: "enhance", or "erase" for the opposite direction.
-        project: what is taken out of the direction; None leaves it as eq. 4 has it.
-
-    Raises:
-        InputError: if eta is not above 0, or reduction or mode is unknown.
+        objective: the reduction, and the projection.
+        eps_target: frozen eps(x_t, c_t, t).
+        eps_positive: frozen eps(x_t, (c+, p), t).
+        eps_negative: frozen eps(x_t, (c-, p), t).
+        eps_contrast_positive: frozen eps(x_t, q+, t) of every contrast.
+        eps_contrast_negative: frozen eps(x_t, q-, t), in the same order.
     """
+    direction = slider_direction(eps_target, eps_positive, eps_negative, objective.reduction)
+    if objective.project is None:
+        return direction
+    return project_out(objective.project, direction, eps_contrast_positive.float() - eps_contrast_negative.float())
 
-    eta: float = 2.0
-    reduction: Reduction = "sum"
-    mode: Mode = "enhance"
-    project: Projection | None = None
 
-    def __post_init__(self) -> None:
-        if not self.eta > 0:
-            raise InputError(
-                f"Expected objective.eta to be above 0, but got {self.eta}; to turn the concept down, keep eta above 0 "
-                "and set objective.mode=erase."
-            )
-        for field, known in (("reduction", get_args(Reduction)), ("mode", get_args(Mode))):
-            if (value := getattr(self, field)) not in known:
-                names = ", ".join(known)
-                raise InputError(f"Expected objective.{field} to be one of {names}, but got {value!r}; choose one.")
+def both_poles(
+    objective: TextObjective,
+    latents: Float[Tensor, "batch 4 h w"],
+    timestep: Int[Tensor, " batch"],
+    eps_target: Float[Tensor, "batch 4 h w"],
+    direction: Float[Tensor, "batch 4 h w"],
+    scale: Float[Tensor, " batch"],
+) -> PoleRows:
+    """The rows of one training step: every state at +s and at -s, with the target of each.
 
-    @property
-    def contrasts(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of prompts whose scores `direction` needs beside those of the concept."""
-        return self.project.contrasts if self.project else ()
-
-    def direction(
-        self,
-        eps_target: Float[Tensor, "batch 4 h w"],
-        eps_positive: Float[Tensor, "batch preserved 4 h w"],
-        eps_negative: Float[Tensor, "batch preserved 4 h w"],
-        eps_contrast_positive: Float[Tensor, "batch contrasts 4 h w"],
-        eps_contrast_negative: Float[Tensor, "batch contrasts 4 h w"],
-    ) -> Float[Tensor, "batch 4 h w"]:
-        """Where the slider should lead at every state, before eta: eq. 4's direction, projected if so set.
-
-        Args:
-            eps_target: frozen eps(x_t, c_t, t).
-            eps_positive: frozen eps(x_t, (c+, p), t).
-            eps_negative: frozen eps(x_t, (c-, p), t).
-            eps_contrast_positive: frozen eps(x_t, q+, t) of every contrast.
-            eps_contrast_negative: frozen eps(x_t, q-, t), in the same order.
-        """
-        direction = slider_direction(eps_target, eps_positive, eps_negative, self.reduction)
-        if self.project is None:
-            return direction
-        return self.project(direction, eps_contrast_positive.float() - eps_contrast_negative.float())
-
-    def both_poles(
-        self,
-        latents: Float[Tensor, "batch 4 h w"],
-        timestep: Int[Tensor, " batch"],
-        eps_target: Float[Tensor, "batch 4 h w"],
-        direction: Float[Tensor, "batch 4 h w"],
-        scale: Float[Tensor, " batch"],
-    ) -> PoleRows:
-        """The rows of one training step: every state at +s and at -s, with the target of each.
-
-        Args:
-            latents: states x_t.
-            timestep: the timestep each state is at, 0..999.
-            eps_target: frozen eps(x_t, c_t, t).
-            direction: `direction` of the states.
-            scale: s of every state, at least 0.
-        """
-        signed = torch.cat([scale, -scale])
-        targets = [slider_target(eps_target, direction, pole, self.eta, self.mode) for pole in (scale, -scale)]
-        return PoleRows(torch.cat([latents, latents]), torch.cat([timestep, timestep]), signed, torch.cat(targets))
+    Args:
+        objective: eta and mode.
+        latents: states x_t.
+        timestep: the timestep each state is at, 0..999.
+        eps_target: frozen eps(x_t, c_t, t).
+        direction: `text_direction` of the states.
+        scale: s of every state, at least 0.
+    """
+    signed = torch.cat([scale, -scale])
+    targets = [slider_target(eps_target, direction, pole, objective.eta, objective.mode) for pole in (scale, -scale)]
+    return PoleRows(torch.cat([latents, latents]), torch.cat([timestep, timestep]), signed, torch.cat(targets))

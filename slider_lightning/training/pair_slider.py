@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slider_lightning.backbone import Backbone, PromptEmbeds
+from slider_lightning.config.training import OptimizerConfig
 from slider_lightning.data import ConceptEmbeds, PairBatch
 from slider_lightning.objectives import (
     ImagePairObjective,
@@ -13,7 +14,6 @@ from slider_lightning.objectives import (
     slider_direction,
     slider_target,
 )
-from slider_lightning.training.optimizer import OptimizerConfig
 from slider_lightning.training.tasks import SliderTask, TrainRows
 
 

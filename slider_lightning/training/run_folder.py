@@ -12,6 +12,7 @@ from typing import Any
 
 import slider_lightning
 from slider_lightning.assets import atomic_path
+from slider_lightning.config.base import Settings
 from slider_lightning.errors import InputError
 from slider_lightning.training.checkpoints import check_checkpoint, last_checkpoint_path
 
@@ -209,7 +210,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def json_ready(value: Any) -> Any:
-    """The same nested value with null for numbers that are not finite."""
+    """The same nested value with settings as mappings, and null for numbers that are not finite."""
+    if isinstance(value, Settings):
+        value = value.plain()
     if isinstance(value, Mapping):
         return {key: json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slider_lightning.adapters import SliderBank
 from slider_lightning.backbone import Backbone, PromptEmbeds
-from slider_lightning.training.optimizer import OptimizerConfig
+from slider_lightning.config.training import OptimizerConfig
 from slider_lightning.training.tasks import SliderTask, TrainRows, joint_forwards
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slider_lightning.backbone import Backbone, PromptEmbeds
+from slider_lightning.config.training import OptimizerConfig
 from slider_lightning.objectives import weighted_loss
-from slider_lightning.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What a text slider learns."""
 
 from slider_lightning.backbone import Backbone, PromptEmbeds
+from slider_lightning.config.training import OptimizerConfig
 from slider_lightning.data import TeacherBatch
-from slider_lightning.objectives import TextObjective
-from slider_lightning.training.optimizer import OptimizerConfig
+from slider_lightning.objectives import TextObjective, both_poles, text_direction
 from slider_lightning.training.tasks import SliderTask, TrainRows
 
 
@@ -30,13 +30,14 @@ class TextTask(SliderTask):
 
     def rows(self, batch: TeacherBatch) -> tuple[TrainRows, ...]:
         """Every state of a batch at +s and at -s."""
-        direction = self.objective.direction(
+        direction = text_direction(
+            self.objective,
             batch.eps_target,
             batch.eps_positive,
             batch.eps_negative,
             batch.eps_contrast_positive,
             batch.eps_contrast_negative,
         )
-        rows = self.objective.both_poles(batch.latents, batch.timestep, batch.eps_target, direction, batch.scale)
+        rows = both_poles(self.objective, batch.latents, batch.timestep, batch.eps_target, direction, batch.scale)
         embeds = self.target_embeds.repeat_interleave(len(rows.latents))
         return (TrainRows(rows.latents, rows.timestep, embeds, rows.scale, rows.target),)

@@ -1,7 +1,6 @@
 """The Lightning Trainer of a run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -10,56 +9,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from slider_lightning.config.training import TrainerConfig
 from slider_lightning.errors import InputError
 from slider_lightning.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from slider_lightning.training.run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """What a researcher chooses of Lightning's Trainer.
-
-    Args:
-        max_steps: optimizer steps, at least 1.
-        accelerator: "auto", "cpu", "gpu", ...
-        devices: processes on this machine.
-        num_nodes: machines.
-        strategy: Lightning's strategy, e.g. "auto" or "ddp".
-        precision: of the training step; a half-precision backbone is chosen by model.dtype instead.
-        gradient_clip_val: largest norm of the gradient; null does not clip.
-        accumulate_grad_batches: batches per optimizer step.
-        log_every_n_steps: optimizer steps between two logged lines.
-        checkpoint_every_n_steps: optimizer steps between two checkpoints.
-        progress_bar: show the rich progress bar.
-
-    Raises:
-        InputError: if a count is below 1.
-    """
-
-    max_steps: int = 200
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    gradient_clip_val: float | None = 1.0
-    accumulate_grad_batches: int = 1
-    log_every_n_steps: int = 5
-    checkpoint_every_n_steps: int = 25
-    progress_bar: bool = True
-
-    def __post_init__(self) -> None:
-        counts = (
-            "max_steps",
-            "devices",
-            "num_nodes",
-            "accumulate_grad_batches",
-            "log_every_n_steps",
-            "checkpoint_every_n_steps",
-        )
-        for field in counts:
-            if (value := getattr(self, field)) < 1:
-                raise InputError(f"Expected trainer.{field} to be 1 or more, but got {value}; raise it.")
 
 
 def build_trainer(

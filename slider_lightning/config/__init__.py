@@ -14,9 +14,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
+from slider_lightning.config.base import Settings
 from slider_lightning.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 TARGET = "_target_"
 # Where files lie, and how fast a model runs: the same run on another machine, or with memory found too small, keeps its
@@ -86,7 +87,11 @@ def check(node: Mapping[str, Any], where: str = "") -> None:
     for key, value in node.items():
         if isinstance(value, Mapping):
             check(value, f"{where}{key}.")
-    if TARGET in node:
+    if TARGET not in node:
+        return
+    if settings := _settings(node, where):
+        settings.parse(_values(node), where)
+    else:
         _arguments(node, where, built={key: None for key, value in node.items() if _is_target(value)})
 
 
@@ -101,8 +106,22 @@ def build(node: Mapping[str, Any], where: str = "", **extra: Any) -> Any:
     Raises:
         InputError: for an unknown key, a missing value or a value of the wrong type.
     """
+    if settings := _settings(node, where):
+        return settings.parse(_values(node), where)
     built = {key: build(value, f"{where}{key}.") for key, value in node.items() if _is_target(value)}
     return _target(node, where)(**_arguments(node, where, built), **extra)
+
+
+def _settings(node: Mapping[str, Any], where: str) -> type[Settings] | None:
+    target = _target(node, where)
+    return target if isinstance(target, type) and issubclass(target, Settings) else None
+
+
+def _values(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a node and of the nodes in it, without their targets."""
+    return {
+        key: _values(value) if isinstance(value, Mapping) else value for key, value in node.items() if key != TARGET
+    }
 
 
 def _is_target(value: Any) -> bool:
