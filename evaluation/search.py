@@ -8,9 +8,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from evaluation.evaluate import evaluate
 from evaluation.statistics import Measure
@@ -68,7 +68,7 @@ def check_study(folder: Path, config: Mapping[str, Any], searched: Sequence[str]
 
 def swept(folder: Path) -> list[str]:
     """The keys that the command line of a search gives several values, e.g. seed=1,2, from the folder of its study."""
-    listed = OmegaConf.load(folder / CONFIG_FILE).hydra.overrides.task
+    listed = yaml.safe_load((folder / CONFIG_FILE).read_text())["hydra"]["overrides"]["task"]
     overrides = OverridesParser.create().parse_overrides(list(listed))
     return [override.get_key_element() for override in overrides if override.is_sweep_override()]
 

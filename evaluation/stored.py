@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,35 @@ def _check_grids(run: RunFolder, stored: Mapping[str, Any], changes: Mapping[str
     grids = section.get("grids") if isinstance(section, Mapping) else None
     if not isinstance(grids, str) or _given(changes, ("evaluation", "grids")):
         return
-    folder, home = Path(grids).resolve(), run.path.resolve()
-    allowed = (Path.cwd().resolve(), *home.parents[1:2])
-    if not any(folder.is_relative_to(place) for place in allowed):
+    if not _in_results(Path(grids), run.path):
         raise InputError(
             f"Expected the images of {run.path} below its folder of results or the working directory, but its config "
             f"names {grids}; name another on the command line: +evaluation.grids=DIR."
         )
+
+
+def check_runs(folder: Path, runs: Iterable[str]) -> None:
+    """Refuse runs that the list of a sweep or grid names outside the folder of results that holds it.
+
+    Args:
+        folder: of the sweep or grid.
+        runs: run folders; an empty text names none.
+
+    Raises:
+        InputError: naming the first that is refused.
+    """
+    for run in runs:
+        if run and not _in_results(Path(run), folder):
+            raise InputError(
+                f"Expected the runs of {folder} in the same folder of results or below the working directory, but it "
+                f"lists {run}; move it there, or measure it alone."
+            )
+
+
+def _in_results(place: Path, owner: Path) -> bool:
+    """Whether a place lies below the folder of results that holds a run or sweep, or below the working directory."""
+    allowed = (Path.cwd().resolve(), *owner.resolve().parents[1:2])
+    return any(place.resolve().is_relative_to(folder) for folder in allowed)
 
 
 def _is_known_place(value: str) -> bool:

@@ -12,7 +12,7 @@ import yaml
 
 from evaluation.evaluate import MEASURED_WITH, evaluate, laid_over, measured_with, run_config
 from evaluation.statistics import Measure, from_record
-from evaluation.stored import check_measure
+from evaluation.stored import check_measure, check_runs
 from slider_lightning.errors import InputError
 from slider_lightning.grid import GRID_FILE
 from slider_lightning.multirun import CONFIG_FILE, FAILED, FINISHED, POINTS_FILE, SweepPoint, read_points, varying
@@ -71,13 +71,15 @@ def read_sweep(folder: Path) -> SweepRuns:
         InputError: if it is none of these, or damaged.
     """
     if (folder / GRID_FILE).is_file():
-        return read_grid(folder / GRID_FILE)
+        return _own_runs(folder, read_grid(folder / GRID_FILE))
     if not (folder / POINTS_FILE).is_file():
         raise InputError(
             f"Expected {folder} to be the folder of a sweep, but it holds neither {POINTS_FILE} nor {GRID_FILE}; give "
             "the folder that the sweep printed, e.g. one in outputs/sweeps."
         )
-    points = tuple(each for point in read_points(folder) for each in expanded(point))
+    listed = read_points(folder)
+    check_runs(folder, [point.run for point in listed])
+    points = tuple(each for point in listed for each in expanded(point))
     if not points:
         raise InputError(f"Expected {folder / POINTS_FILE} to list points, but it is empty; start the sweep again.")
     config = folder / CONFIG_FILE
@@ -85,7 +87,13 @@ def read_sweep(folder: Path) -> SweepRuns:
     axes = tuple(key for key in varying([point.overrides for point in points]) if not key.startswith("hydra."))
     measure = (shared or {}).get("measure") or {}
     check_measure(config, measure)
-    return SweepRuns(points, axes, measure)
+    return _own_runs(folder, SweepRuns(points, axes, measure))
+
+
+def _own_runs(folder: Path, sweep: SweepRuns) -> SweepRuns:
+    """The same sweep, its runs checked to lie in the folder of results that holds it."""
+    check_runs(folder, [point.run for point in sweep.points])
+    return sweep
 
 
 def expanded(point: SweepPoint) -> tuple[SweepPoint, ...]:

@@ -84,6 +84,30 @@ def locked(folder: str | Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+def inside(folder: str | Path, name: object) -> Path:
+    """The place below a folder that a file names: what a stranger's file says leads nowhere else.
+
+    Args:
+        folder: holds the file that names it.
+        name: relative to the folder, by "/"; the place need not exist.
+
+    Raises:
+        InputError: if the name is no text, is absolute or leads out of the folder, also through a link, or if what lies
+            there is neither a regular file nor a folder: opening a pipe or a device would wait or act.
+    """
+    folder = Path(folder)
+    path = folder / name if isinstance(name, str) else folder
+    root = folder.resolve()
+    leads_out = Path(str(name)).is_absolute() or ".." in Path(str(name)).parts
+    if path == folder or leads_out or not path.resolve().is_relative_to(root):
+        raise InputError(
+            f"Expected a name of a file below {folder}, but got {name!r}, which leads elsewhere; it is left alone."
+        )
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"Expected {path} to be a regular file, but it is a pipe or a device; remove it.")
+    return path
+
+
 def sha256_file(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:

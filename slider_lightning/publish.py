@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from slider_lightning.adapters import load_slider, save_slider
 from slider_lightning.adapters.containers import DTYPES
-from slider_lightning.assets import atomic_path
+from slider_lightning.assets import atomic_path, inside
 from slider_lightning.config import build, portable_path
 from slider_lightning.entry import entry_point
 from slider_lightning.errors import InputError
@@ -92,6 +92,8 @@ def write_repository(asked: PublishConfig, folder: Path) -> list[str]:
         InputError: if the run holds no slider, or a file cannot be written.
     """
     run = RunFolder.open(asked.run)
+    for path in (run.config, run.slider, run.summary, run.strip):
+        inside(run.path, path.name)  # a link may lead to what is nobody else's
     config = yaml.safe_load(run.config.read_text())
     slider, metadata = load_slider(run.slider)
     summary = run.read_summary() if run.summary.is_file() else {}

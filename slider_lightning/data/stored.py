@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from slider_lightning.assets import LOCK_FILE, sha256_file
+from slider_lightning.assets import LOCK_FILE, inside, sha256_file
 from slider_lightning.data.pairs.latents import read_latents
 from slider_lightning.data.teacher import INDEX_FILE, LAST_USE_FILE, SHARD_SUFFIX
 from slider_lightning.errors import InputError
@@ -166,8 +166,8 @@ def _read_index(path: Path) -> tuple[dict[str, Any], list[Any]] | None:
     try:
         content = json.loads(path.read_text())
         depends_on, shards = dict(content["depends_on"]), list(content["shards"])
-        [(shard["file"], shard["sha256"], _count(shard)) for shard in shards]
-    except (OSError, ValueError, KeyError, TypeError):
+        [(inside(path.parent, shard["file"]), shard["sha256"], _count(shard)) for shard in shards]
+    except (OSError, ValueError, KeyError, TypeError, InputError):
         return None
     return depends_on, shards
 

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from slider_lightning.assets import atomic_path, locked, sha256_file
+from slider_lightning.assets import atomic_path, inside, locked, sha256_file
+from slider_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,9 @@ class ShardSeries:
         try:
             listed = json.loads(path.read_text())["shards"]
             shards = [Shard(entry["file"], Part(**entry["part"]), entry["sha256"]) for entry in listed]
-        except (ValueError, KeyError, TypeError):
+            for shard in shards:
+                inside(self.folder, shard.file)
+        except (ValueError, KeyError, TypeError, InputError):
             if warn:
                 logger.warning("The cache index %s is damaged; its shards are rebuilt.", path)
             return {}
