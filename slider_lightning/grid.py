@@ -18,7 +18,7 @@ from hydra import compose
 
 from slider_lightning.config import check, plain_config, typed
 from slider_lightning.errors import InputError
-from slider_lightning.runs import deciding, finished, is_first_process, only_here, same_config, train_sliders
+from slider_lightning.runs import finished, identity, is_first_process, only_here, same_config, train_sliders
 from slider_lightning.training import RunFolder
 from slider_lightning.training.checkpoints import last_checkpoint_path
 from slider_lightning.training.run_folder import write_json
@@ -192,7 +192,7 @@ def check_points(points: Sequence[GridPoint]) -> None:
 def grid_folder(points: Sequence[GridPoint], outputs: Path) -> RunFolder:
     """The folder of a grid, named by all that decides its runs."""
     names = "-".join(dict.fromkeys(point.config["name"] for point in points))
-    content = "\n".join(deciding(point.config) for point in points)
+    content = "\n".join(identity(point.config) for point in points)
     return RunFolder(outputs / names / f"grid-{hashlib.sha256(content.encode()).hexdigest()[:8]}")
 
 

@@ -46,6 +46,20 @@ from slider_lightning.training.wandb_results import log_results, origins
 from slider_lightning.training.wandb_run import FAILED, WANDB_FILE
 
 logger = logging.getLogger(__name__)
+# The sections of a config that decide what a training yields, and the images it was trained on. How a run is drawn,
+# logged and measured is not among them.
+DECIDING = (
+    "model",
+    "concept",
+    "adapter",
+    "objective",
+    "data",
+    "pairs",
+    "optimizer",
+    "trainer",
+    "seed",
+    PAIRS_DIGEST,
+)
 
 
 @dataclass
@@ -287,14 +301,21 @@ def deciding(config: Mapping[str, Any], *beside: str) -> str:
     return canonical_text({key: value for key, value in config.items() if key not in left_out})
 
 
+def identity(config: Mapping[str, Any]) -> str:
+    """All of a training's config that decides its slider, the same on every machine."""
+    chosen = {key: config[key] for key in DECIDING if config.get(key) is not None}
+    return canonical_text(chosen | {"start_timestep": config.get("sampler", {}).get("start_timestep")})
+
+
 def same_config(run: RunFolder, config: Mapping[str, Any]) -> bool:
     """Whether a run, finished or not, is of this config and, where it has any, of these images.
 
     Raises:
         InputError: if images are missing or do not belong together.
     """
-    wanted = deciding({**config, **data_identity(config)})
-    return run.config.is_file() and deciding(yaml.safe_load(run.config.read_text())) == wanted
+    if not run.config.is_file():
+        return False
+    return identity(yaml.safe_load(run.config.read_text()) or {}) == identity({**config, **data_identity(config)})
 
 
 def finished(run: RunFolder) -> bool:

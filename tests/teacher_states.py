@@ -12,7 +12,7 @@ from slider_lightning.data import ConceptEmbeds, RolloutConfig, TeacherCache, Te
 CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
 STEPS, PRESERVED = 5, 2
 CONTRASTS = (("a man", "a woman"), ("a face", "no face"), ("glasses", "no glasses"))
-ROLLOUT = RolloutConfig(num_inference_steps=STEPS, guidance_scale=3.0, batch_size=7, seed=3)
+ROLLOUT = RolloutConfig(num_inference_steps=STEPS, guidance_scale=3.0, rows_per_forward=7, seed=3)
 # A state costs c_t, the unconditional half and both poles of every preserved phrase; nothing follows the last one.
 FORWARDS = STEPS * (2 + 2 * PRESERVED) - 1
 

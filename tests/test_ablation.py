@@ -295,7 +295,7 @@ def test_a_sweep_reports_what_it_can_and_ends_with_the_point_that_failed(
         "ablation.measure.evaluation.prompts.seeds_per_prompt=3",
     )
     run_command(monkeypatch, tmp_path, "ablation=rank_eta", "adapter.rank=0,2", "objective.eta=1.0", *quick)
-    assert "adapter.rank=0 (Expected adapter rank" in capsys.readouterr().err
+    assert "adapter.rank=0 (Expected adapter.rank" in capsys.readouterr().err
     (records,) = (tmp_path / "outputs/ablations/rank_eta").glob(f"*/{RECORDS_FILE}")
     broken, measured = read_points(records.parent)
     assert broken.record.point[RANK] == 0

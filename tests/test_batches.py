@@ -19,7 +19,7 @@ from tests.teacher_states import assert_equal, predict
 
 CONCEPT = Concept("age", "a person", "an old person", "a young person", ("man", "woman"))
 STEPS, PRESERVED = 5, 2
-ROLLOUT = RolloutConfig(num_inference_steps=STEPS, guidance_scale=3.0, batch_size=7, seed=3)
+ROLLOUT = RolloutConfig(num_inference_steps=STEPS, guidance_scale=3.0, rows_per_forward=7, seed=3)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from slider_lightning.config import CONF, ROOT, build, register_resolvers, run_i
 from slider_lightning.data import PairsConfig
 from slider_lightning.errors import InputError
 from slider_lightning.objectives import ImagePairObjective
+from slider_lightning.runs import identity
 from tests.conftest import composed
 
 
@@ -54,6 +55,8 @@ def test_every_source_of_pairs_fits_its_class(option: str) -> None:
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes_and_builds(experiment: str) -> None:
     config = composed("train", f"experiment={experiment}", "run=outputs/test", *REQUIRED.get(experiment, ()))
+    on_sdxl = "stable-diffusion-xl" in config["model"]["path"] and config["trainer"]["max_steps"] == 1000
+    assert on_sdxl == experiment.startswith("sdxl_")
     for part in ("concept", "adapter", "objective", "optimizer", "trainer", "strip", "sampler", "evaluation"):
         build(config[part], f"{part}.")
     pairs = isinstance(build(config["objective"]), ImagePairObjective)
@@ -115,6 +118,59 @@ def test_run_id_follows_what_decides_the_result() -> None:
         ]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+
+
+DECIDES = (
+    "seed=1",
+    "adapter.rank=8",
+    "objective.eta=2.0",
+    "data.batch_size=2",
+    "data.source.num_rollouts=4",
+    "optimizer.lr=1e-3",
+    "trainer.max_steps=7",
+    "trainer.precision=bf16-mixed",
+    "trainer.devices=2",
+    "model.dtype=bfloat16",
+    "sampler.start_timestep=600",
+    "concept.positive=old",
+)
+DECIDES_NOTHING = (
+    "resume=true",
+    "trainer.progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "trainer.checkpoint_every_n_steps=7",
+    "trainer.accelerator=cpu",
+    "strip=none",
+    "strip.seeds=[7]",
+    "evaluation.batch_size=1",
+    "evaluation.prompts.seeds_per_prompt=3",
+    "evaluation.target=smile",
+    "judges.clip.name=other",
+    "model.device=auto",
+    "model.speed.channels_last=true",
+    "data.source.rollout.rows_per_forward=3",
+    "sampler.num_inference_steps=3",
+    "logger=wandb",
+    "paths.cache=elsewhere",
+)
+
+
+def run_and_identity(*overrides: str) -> tuple[str, str]:
+    config = composed("train", "experiment=age", *overrides)
+    return config["run"], identity(config)
+
+
+def test_a_run_is_found_again_whatever_decides_nothing_of_its_slider() -> None:
+    plain = run_and_identity()
+    assert {override: run_and_identity(override) for override in DECIDES_NOTHING} == dict.fromkeys(
+        DECIDES_NOTHING, plain
+    )
+
+
+def test_whatever_decides_a_slider_makes_another_run() -> None:
+    runs = [run_and_identity(), *(run_and_identity(override) for override in DECIDES)]
+    for each in zip(*runs, strict=True):
+        assert len(set(each)) == len(runs)
 
 
 @pytest.mark.parametrize(

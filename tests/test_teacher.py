@@ -95,7 +95,7 @@ def test_forwards_are_counted_and_batches_do_not_change_states(backbone, embeds)
     before = backbone.sample_forwards
     states = rollout_states(backbone, embeds, noise, ROLLOUT)
     assert backbone.sample_forwards - before == 2 * FORWARDS
-    whole = rollout_states(backbone, embeds, noise, dataclasses.replace(ROLLOUT, batch_size=100))
+    whole = rollout_states(backbone, embeds, noise, dataclasses.replace(ROLLOUT, rows_per_forward=100))
     for name, tensor in states.tensors().items():
         torch.testing.assert_close(getattr(whole, name), tensor, atol=1e-4, rtol=1e-3)
 
@@ -233,7 +233,7 @@ def test_the_folder_changes_with_what_the_states_depend_on(backbone, tmp_path, c
 
 def test_the_folder_does_not_change_with_what_they_do_not_depend_on(backbone, tmp_path) -> None:
     key = cache_of(tmp_path, backbone).folder
-    wide = dataclasses.replace(ROLLOUT, batch_size=50)
+    wide = dataclasses.replace(ROLLOUT, rows_per_forward=50)
     others = (
         cache_of(tmp_path, backbone, 9, rollout=wide, rollouts_per_shard=9),
         cache_of(tmp_path, backbone, concept=dataclasses.replace(CONCEPT, positive="old", negative="new", preserve=())),

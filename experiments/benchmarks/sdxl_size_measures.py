@@ -175,7 +175,7 @@ def measure_case(
 
 def measure_cache(step: SliderStep, case: Case, operations: Operations) -> tuple[Timing, TeacherStates]:
     """Two steps of rollouts with their scores, in forwards of `frozen_rows`; also gives the states, for training."""
-    config = RolloutConfig(num_inference_steps=2, batch_size=case.frozen_rows)
+    config = RolloutConfig(num_inference_steps=2, rows_per_forward=case.frozen_rows)
     noise = rollout_noise(step.backbone, 0, range(case.frozen_rows // 2))
     rollout_states(step.backbone, step.embeds, noise, config)  # kernels are chosen and memory is reserved
     with timed(step.backbone) as timing:
@@ -271,7 +271,7 @@ def run_whole(
     Returns:
         Seconds of each part and of all, sample-forwards of all, and the peak of memory in GiB.
     """
-    config = RolloutConfig(num_inference_steps=rollout_steps, batch_size=case.frozen_rows)
+    config = RolloutConfig(num_inference_steps=rollout_steps, rows_per_forward=case.frozen_rows)
     with timed(step.backbone) as cache:
         noise = rollout_noise(step.backbone, 1, range(rollouts))
         states = rollout_states(step.backbone, step.embeds, noise, config)

@@ -20,9 +20,19 @@ from slider_lightning.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 TARGET = "_target_"
-# Where files lie, and how fast a model runs: the same run on another machine, or with memory found too small, keeps its
-# name, so that it is found again and can be resumed.
-_NOT_DECIDING = ("cache", "speed")
+# These keys do not change the result and are left out of the run id, so a run keeps its folder on another machine or
+# with other speed settings, and is found again to be resumed.
+_NOT_DECIDING = (
+    "accelerator",
+    "cache",
+    "checkpoint_every_n_steps",
+    "device",
+    "log_every_n_steps",
+    "progress_bar",
+    "rows_per_forward",
+    "speed",
+    "strategy",
+)
 
 
 def portable_path(path: str) -> str:
@@ -37,8 +47,8 @@ def register_resolvers() -> None:
 
 
 def run_id(*names: str, _root_: DictConfig) -> str:
-    """Eight hex digits that change with any of the named nodes of a config."""
-    nodes = {name: _root_[name] for name in names}
+    """Eight hex digits that change with any of the named nodes of a config, e.g. "seed" or "sampler.start_timestep"."""
+    nodes = {name: OmegaConf.select(_root_, name, throw_on_missing=True) for name in names}
     plain = {
         name: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         for name, node in nodes.items()
@@ -49,8 +59,8 @@ def run_id(*names: str, _root_: DictConfig) -> str:
 def canonical_text(value: Any) -> str:
     """A plain config as one text: the same for equal configs on every machine.
 
-    Where the installation and a `cache` lie is left out, and a model's `speed`: it changes numbers by rounding alone,
-    as does another device, which `auto` leaves out as well.
+    Where the installation and a `cache` lie is left out, and so is what changes numbers by rounding alone or not at
+    all: a model's `speed`, devices, rows per forward, and how often a training logs and writes checkpoints.
     """
     return json.dumps(_text_keys(value), sort_keys=True).replace(f"{ROOT}/", "")
 

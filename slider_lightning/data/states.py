@@ -79,7 +79,7 @@ class RolloutConfig:
     Args:
         num_inference_steps: DDIM steps of a rollout; each is one state.
         guidance_scale: classifier-free guidance of the rollout; 1 or less means none, as in diffusers.
-        batch_size: most rows in one UNet forward.
+        rows_per_forward: most rows in one UNet forward.
         seed: with the index of a rollout, draws its initial noise.
 
     Raises:
@@ -88,11 +88,11 @@ class RolloutConfig:
 
     num_inference_steps: int = 25
     guidance_scale: float = 3.0
-    batch_size: int = 32
+    rows_per_forward: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field, least in (("num_inference_steps", 1), ("batch_size", 1), ("seed", 0)):
+        for field, least in (("num_inference_steps", 1), ("rows_per_forward", 1), ("seed", 0)):
             if (value := getattr(self, field)) < least:
                 raise InputError(f"Expected data.{field} to be {least} or more, but got {value}; raise it.")
 
@@ -277,7 +277,9 @@ def rollout_states(
     timestep = rollouts.timestep.to(backbone.device).repeat(len(noise))
 
     def scores(prompts: PromptEmbeds) -> Float[Tensor, "states prompts 4 h w"]:
-        scored = [score_prompt(backbone, latents, timestep, prompts[i], config.batch_size) for i in range(len(prompts))]
+        scored = [
+            score_prompt(backbone, latents, timestep, prompts[i], config.rows_per_forward) for i in range(len(prompts))
+        ]
         return torch.stack(scored, dim=1) if scored else latents.new_empty(len(latents), 0, *latents.shape[1:])
 
     eps_target = rollouts.eps_target
@@ -302,12 +304,12 @@ def _predict_prompts(
     policy: SliderPolicy | None,
     on_forwards: OnForwards | None,
 ) -> Float[Tensor, "prompts rollouts 4 h w"]:
-    """Every prompt at every latent, `batch_size` rows a forward."""
+    """Every prompt at every latent, `rows_per_forward` rows a forward."""
     rows = latents.repeat(len(embeds), 1, 1, 1)
     row_embeds = embeds.to(latents.device).repeat_interleave(len(latents))
     parts = []
-    for start in range(0, len(rows), config.batch_size):
-        part = slice(start, start + config.batch_size)
+    for start in range(0, len(rows), config.rows_per_forward):
+        part = slice(start, start + config.rows_per_forward)
         scales = policy.bank.scales(policy.scale.repeat(len(embeds))[part, None]) if policy else nullcontext()
         with scales:
             parts.append(backbone.predict_noise(rows[part], timestep, row_embeds[part]))

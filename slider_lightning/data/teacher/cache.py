@@ -140,7 +140,7 @@ class TeacherCache:
                 latents.flatten(0, 1),
                 timestep.flatten(),
                 self._prompts[text],
-                self.config.rollout.batch_size,
+                self.config.rollout.rows_per_forward,
                 report,
             )
             return self._stored({"eps": eps.unflatten(0, timestep.shape)})
