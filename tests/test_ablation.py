@@ -299,7 +299,7 @@ def test_a_sweep_reports_what_it_can_and_ends_with_the_point_that_failed(
     (records,) = (tmp_path / "outputs/ablations/rank_eta").glob(f"*/{RECORDS_FILE}")
     broken, measured = read_points(records.parent)
     assert broken.record.point[RANK] == 0
-    assert "adapter rank" in broken.record.error
+    assert "adapter.rank" in broken.record.error
     assert measured.record.point[RANK] == 2
     assert measured.measurements
     assert (len(measured.measurements.rows), measured.measurements.header.scales) == (3, (-2.0, 0.0, 2.0))
