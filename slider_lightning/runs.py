@@ -42,6 +42,7 @@ from slider_lightning.training import (
     loss_key,
     open_runs,
 )
+from slider_lightning.training.checkpoints import resumed_step
 from slider_lightning.training.wandb_results import log_results, origins
 from slider_lightning.training.wandb_run import FAILED, WANDB_FILE
 
@@ -136,6 +137,9 @@ def train_sliders(
                     prepare_run(point.run, point.config, resume)
             checkpoint = prepare_home(home, resume)
             module = SliderModule(backbone, bank, [point.assembly.task() for point in points])
+            if checkpoint is not None and is_first_process():
+                step = resumed_step(checkpoint)
+                logger.info("Going on at step %d of %d from %s.", step, trainer_config.max_steps, checkpoint)
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
             trained = Trained(backbone, bank, data, cost, checks, trainer, started)

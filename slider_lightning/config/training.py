@@ -45,4 +45,4 @@ class TrainerConfig(Settings):
     accumulate_grad_batches: int = setting(1, "Batches per optimizer step.", ge=1)
     log_every_n_steps: int = setting(5, "Optimizer steps between two logged lines.", ge=1, identity=False)
     checkpoint_every_n_steps: int = setting(25, "Optimizer steps between two checkpoints.", ge=1, identity=False)
-    progress_bar: bool = setting(True, "Show the progress bar.", identity=False)
+    progress_bar: bool = setting(True, "Show steps, loss and time left.", identity=False)

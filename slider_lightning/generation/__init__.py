@@ -5,7 +5,8 @@ from slider_lightning.generation.fidelity import Fidelity, fidelity
 from slider_lightning.generation.images import generate_images
 from slider_lightning.generation.photographs import Photographs, encode_pictures, read_photograph
 from slider_lightning.generation.pipelines import Img2ImgEdit, InpaintEdit
-from slider_lightning.generation.preview import ProgressCallback, StripConfig, make_strip
+from slider_lightning.generation.preview import StripConfig, make_strip
+from slider_lightning.generation.progress import ProgressCallback
 from slider_lightning.generation.sheets import LAYOUTS, AskedScales, Sheet
 from slider_lightning.generation.strip import draw_strip, format_scales, save_image, strip_title
 

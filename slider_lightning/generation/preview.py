@@ -1,15 +1,14 @@
 """From sliders to a strip in one call, with a progress bar."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from slider_lightning.adapters import SliderBank
 from slider_lightning.backbone import Backbone, SamplerConfig
 from slider_lightning.errors import InputError
 from slider_lightning.generation.images import generate_images
+from slider_lightning.generation.progress import ProgressCallback
 from slider_lightning.generation.sheets import strip_sheet
 from slider_lightning.generation.strip import strip_title
 
@@ -68,38 +67,3 @@ def make_strip(
             on_batch=on_batch,
         )
     return sheet.draw(images, strip.seeds, strip_title(title, strip.prompt, sampler.start_timestep))
-
-
-class ProgressCallback:
-    """A context that gives a callback (done, total) drawing a rich progress bar; the bar appears at the first call.
-
-    Args:
-        description: what is being done.
-    """
-
-    def __init__(self, description: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns)
-        self._description = description
-        self._running = False
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        return self._advance
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def _advance(self, done: int, total: int) -> None:
-        if not self._running:
-            self._running = True
-            self._progress.start()
-            self._progress.add_task(self._description, total=total)
-        self._progress.update(self._progress.task_ids[0], completed=done, total=total)
-        if done >= total:
-            self._stop()
-
-    def _stop(self) -> None:
-        """Leave the terminal to the next bar: only one can be live at a time."""
-        if self._running:
-            self._running = False
-            self._progress.stop()

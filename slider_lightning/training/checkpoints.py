@@ -67,6 +67,11 @@ def last_checkpoint_path(folder: Path) -> Path:
     return folder / f"{LAST}.ckpt"
 
 
+def resumed_step(path: Path) -> int:
+    """Optimizer steps that a sound checkpoint holds."""
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
 def check_checkpoint(path: Path) -> None:
     """Reads every byte of a checkpoint once.
 
