@@ -1,7 +1,6 @@
 """The board behind its page: what is computed once, the command that makes an image again, knobs, who may come in."""
 
 import json
-import logging
 import shlex
 import sys
 from dataclasses import replace
@@ -19,7 +18,7 @@ from slider_lightning.board.desk import BoardConfig, Desk
 from slider_lightning.board.knobs import Knob, shared_unit
 from slider_lightning.board.remembering import Recent
 from slider_lightning.board.rendering import Outdated, Picture
-from slider_lightning.board.serving import is_loopback, served, warn_if_open
+from slider_lightning.board.serving import is_loopback, refuse_if_open, served
 from slider_lightning.errors import InputError
 from slider_lightning.generate import generate, load_sliders
 from slider_lightning.generation import generate_images
@@ -73,8 +72,11 @@ def test_an_image_that_nobody_waits_for_is_given_up(desk: Desk) -> None:
     before = {name: value.clone() for name, value in backbone.unet.state_dict().items()}
     forwards = backbone.sample_forwards
     with pytest.raises(Outdated):
-        desk.show(asked, lambda: True)
+        desk.show(asked, lambda: backbone.sample_forwards > forwards)
     assert backbone.sample_forwards - forwards == 2, "one call with both halves of guidance"
+    with pytest.raises(Outdated):
+        desk.show(asked, lambda: True)
+    assert backbone.sample_forwards - forwards == 2, "no call for what was given up before its turn"
     assert asked not in desk.renderer
     assert all(torch.equal(value, before[name]) for name, value in backbone.unet.state_dict().items())
 
@@ -154,23 +156,24 @@ def test_seeds_that_are_none_are_refused(desk: Desk, seed: float | None) -> None
         desk.picture([0, 0], False, "a person", seed, desk.sampler)
 
 
-@pytest.mark.parametrize("values", [{"sliders": ()}, {"preview_steps": 0}, {"port": 0}, {"port": 70000}])
+@pytest.mark.parametrize(
+    "values", [{"sliders": ()}, {"preview_steps": 0}, {"port": 0}, {"port": 70000}, {"auth": "me"}, {"auth": ":x"}]
+)
 def test_settings_out_of_range_are_refused(values: dict) -> None:
     with pytest.raises(InputError, match="Expected"):
         BoardConfig(**{"sliders": ("a",), **values})
 
 
-def test_the_board_is_for_this_machine_alone_unless_asked(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_board_is_for_this_machine_alone_unless_there_is_a_password() -> None:
     config = composed("board", "sliders=[a]")
     assert (config["host"], config["port"]) == ("127.0.0.1", 7860)
     assert (BoardConfig(("a",)).host, BoardConfig(("a",)).port) == ("127.0.0.1", 7860)
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost")] == [True] * 3
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.0.2", "example.org", "")] == [False] * 5
-    with caplog.at_level(logging.WARNING):
-        warn_if_open("127.0.0.1")
-        assert not caplog.text
-        warn_if_open("0.0.0.0")
-    assert "without a password" in caplog.text
+    refuse_if_open(BoardConfig(("a",)))
+    refuse_if_open(BoardConfig(("a",), host="0.0.0.0", auth="me:secret"))
+    with pytest.raises(InputError, match="auth=USER:PASSWORD for host=0"):
+        refuse_if_open(BoardConfig(("a",), host="0.0.0.0"))
 
 
 def test_without_gradio_it_is_said_how_to_get_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ class BoardConfig:
         preview_steps: steps of an image while something is dragged, at least 1.
         host: the address that is listened at; a loopback address is reached from this machine alone.
         port: the port there, 1..65535.
+        auth: "user:password" that visitors type in; an address that other machines reach needs it.
 
     Raises:
         InputError: if a value is out of range.
@@ -44,6 +46,7 @@ class BoardConfig:
     preview_steps: int = 8
     host: str = "127.0.0.1"
     port: int = 7860
+    auth: str | None = None
 
     def __post_init__(self) -> None:
         if not self.sliders:
@@ -52,6 +55,16 @@ class BoardConfig:
             raise InputError(f"Expected preview_steps to be at least 1, but got {self.preview_steps}; raise it.")
         if not 1 <= self.port <= 65535:
             raise InputError(f"Expected port in 1..65535, but got {self.port}; 7860 is common.")
+        if self.auth is not None and not all(self.auth.partition(":")):
+            raise InputError("Expected auth to be USER:PASSWORD, both not empty, but a part is missing; give both.")
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password; None lets everyone in who reaches the address."""
+        if self.auth is None:
+            return None
+        user, _, password = self.auth.partition(":")
+        return user, password
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,17 @@ class Shown:
     image: Image.Image
     command: str
     note: str
+
+
+def finite(value: object, name: str) -> float:
+    """A number that a visitor sent.
+
+    Raises:
+        InputError: if it is none, or not finite.
+    """
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"Expected {name} to be a finite number, but got {value!r}; type another one.")
+    return value
 
 
 class Desk:
@@ -119,15 +143,18 @@ class Desk:
         Raises:
             InputError: if a value is missing or out of range.
         """
-        if seed is None or not 0 <= seed <= _MOST_SEED or seed != int(seed):
+        for value in positions:
+            finite(value, "slider_scale")
+        finite(sampler.guidance_scale, "guidance_scale")
+        if not isinstance(seed, int | float) or not 0 <= seed <= _MOST_SEED or seed != int(seed):
             raise InputError(f"Expected a seed in 0..{_MOST_SEED}, but got {seed}; type a whole number.")
         scales = tuple(knob.scale(at, calibrated) for knob, at in zip(self.knobs, positions, strict=True))
         return Picture(prompt, int(seed), scales, sampler)
 
-    def preview(self, picture: Picture) -> Shown:
-        """The picture in a few steps; the picture itself where it is at hand."""
+    def preview(self, picture: Picture, outdated: Callable[[], bool] = lambda: False) -> Shown:
+        """The picture in a few steps; the picture itself where it is at hand. Arguments and errors as of `show`."""
         few = picture if picture in self.renderer else picture.with_steps(self.config.preview_steps)
-        return self.show(few)
+        return self.show(few, outdated)
 
     def show(self, picture: Picture, outdated: Callable[[], bool] = lambda: False) -> Shown:
         """The picture.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import random
 import textwrap
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from slider_lightning.backbone import SamplerConfig
-from slider_lightning.board.desk import Desk
+from slider_lightning.board.desk import Desk, finite
+from slider_lightning.board.doorway import Visitors
 from slider_lightning.board.knobs import KnobRange
 from slider_lightning.board.remembering import Recent
 from slider_lightning.board.rendering import Outdated, Picture
@@ -36,11 +37,13 @@ class Page:
     Args:
         desk: what stands behind it.
         folder: where the files that can be saved are written.
+        visitors: who still waits for answers.
     """
 
-    def __init__(self, desk: Desk, folder: Path) -> None:
+    def __init__(self, desk: Desk, folder: Path, visitors: Visitors) -> None:
         self._desk = desk
         self._folder = folder
+        self._visitors = visitors
         self._newest: Recent[str | None, Picture] = Recent(_BROWSERS)
         with gr.Blocks(title="Slider board", analytics_enabled=False, delete_cache=_DELETE_FILES) as self.blocks:
             self._lay_out()
@@ -141,10 +144,16 @@ class Page:
         """Note what a browser asks for last."""
         self._newest.put(request.session_hash, self._picture(values))
 
-    def _preview(self, *values: Any) -> tuple[Image.Image, str, str]:
+    def _gone(self, request: gr.Request) -> bool:
+        """Whether nobody waits for the answer to a request."""
+        return self._visitors.gone(request.session_hash, request.request.scope)
+
+    def _preview(self, request: gr.Request, *values: Any) -> Any:
         """The image in a few steps."""
         try:
-            shown = self._desk.preview(self._picture(values))
+            shown = self._desk.preview(self._picture(values), lambda: self._gone(request))
+        except Outdated:
+            return (gr.skip(),) * 3
         except InputError as error:
             raise _told(error) from error
         return shown.image, shown.command, shown.note
@@ -154,7 +163,7 @@ class Page:
         picture = self._picture(values)
 
         def outdated() -> bool:
-            return self._newest.get(request.session_hash) not in (None, picture)
+            return self._gone(request) or self._newest.get(request.session_hash) not in (None, picture)
 
         if outdated():
             return (gr.skip(),) * 5
@@ -179,7 +188,7 @@ class Page:
         *positions, calibrated = (*values[: len(self._sliders)], values[-1])
         ranges = [knob.range(calibrated) for knob in self._desk.knobs]
         for sentence in self._desk.unit_warnings(self._sampler(values)) if calibrated else ():
-            gr.Warning(sentence)
+            gr.Warning(html.escape(sentence, quote=False))
         updates = [
             gr.Slider(
                 minimum=ends.lowest,
@@ -204,15 +213,15 @@ class Page:
         steps, guidance, start = values[len(self._sliders) + 2 : -1]
         return replace(
             self._desk.sampler,
-            num_inference_steps=int(steps),
-            guidance_scale=round(guidance, 4),
-            start_timestep=int(start),
+            num_inference_steps=int(finite(steps, "num_inference_steps")),
+            guidance_scale=round(finite(guidance, "guidance_scale"), 4),
+            start_timestep=int(finite(start, "start_timestep")),
         )
 
 
 def _told(error: InputError) -> gr.Error:
     """The message that the page shows; it is the user's, so the server's log needs no trace of it."""
-    return gr.Error(textwrap.shorten(str(error), 300), print_exception=False)
+    return gr.Error(html.escape(textwrap.shorten(str(error), 300), quote=False), print_exception=False)
 
 
 def _image(label: str, name: str) -> gr.Image:

@@ -75,13 +75,15 @@ class Renderer:
 
         Args:
             picture: what it is made from.
-            outdated: asked after every UNet call; True gives the image up.
+            outdated: asked when its turn comes and after every UNet call; True gives the image up.
 
         Raises:
             InputError: if the prompt is too long, or the scales or the sampler do not fit.
             Outdated: if it was given up.
         """
         with self._lock:
+            if outdated():
+                raise Outdated
             image = self._images.get(repr(picture))
             if image is None:
                 image = self._generate(picture, outdated)
